@@ -1,0 +1,430 @@
+"""Claude Code: transcripts under `projects/`, one record per API response.
+
+A response is written once per content block while it streams; all its lines repeat message id,
+request id and prompt counts, and only the last has the final output count. Copies of lines turn up
+in other files (resumed, forked and backgrounded sessions, sub-agents, the parent's progress lines),
+so a response is known by its ids alone, wherever it is found. Seen with versions 1.0.128 to 2.1.201.
+
+Traps, each with a fixture of its name: `streamed_message` (growing output), `side_conversation` (a
+replay under a new request id), `gateway_without_request_id` (prompt first, remainder later),
+`advisor_iteration` (calls the top-level counts leave out), `progress_copy` (a sub-agent's message in
+the parent's file), `usage_look_alikes` (tool inputs and results that hold the word), `split_over_sum`
+(cache writes larger than their parts, and smaller), `synthetic_notice` (local notices with zeros).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from pydantic import Field
+
+from collectors.agents.jsonl import MOST, JsonlCollector, count, lenient, timestamp_ms
+from collectors.agents.models import provider_of
+from collectors.agents.projects import ProjectFinder
+from collectors.agents.tail import LogFile
+from collectors.base import Billing, Context, Options, TokenUsagePoint
+from collectors.errors import FormatError
+
+Plan = Literal["", "api", "pro", "max5", "max20", "team"]
+
+DEFAULT_CLEANUP_DAYS = 30
+
+_SYNTHETIC = "<synthetic>"
+_GLOBAL_ID = "msg_"  # what Anthropic's own ids start with; others may be reused
+_LONG_ID = 20
+
+
+class ClaudeCodeOptions(Options):
+    """Settings of the Claude Code collector."""
+
+    config_dir: str = Field(
+        "",
+        validation_alias="CLAUDE_CONFIG_DIR",
+        description="Claude Code's folders, comma-separated; default: `~/.config/claude`, `~/.claude`",
+    )
+    plan: Plan = Field(
+        "",
+        validation_alias="CLAUDE_CODE_PLAN",
+        description="How its use is paid: `api`, `pro`, `max5`, `max20` or `team`",
+    )
+
+
+class _CacheCreation(msgspec.Struct, gc=False):
+    ephemeral_5m_input_tokens: int | None = 0
+    ephemeral_1h_input_tokens: int | None = 0
+
+
+class _OutputDetails(msgspec.Struct, gc=False):
+    thinking_tokens: int | None = 0
+
+
+class _ServerTools(msgspec.Struct, gc=False):
+    web_search_requests: int | None = 0
+
+
+class _Iteration(msgspec.Struct, gc=False):
+    type: str | None = None
+    model: str | None = None
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cache_read_input_tokens: int | None = 0
+    cache_creation_input_tokens: int | None = 0
+    cache_creation: _CacheCreation | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    cache_read_input_tokens: int | None | UnsetType = UNSET
+    cache_creation_input_tokens: int | None | UnsetType = UNSET
+    cache_creation: _CacheCreation | None = None
+    output_tokens_details: _OutputDetails | None = None
+    server_tool_use: _ServerTools | None = None
+    service_tier: str | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    iterations: list[_Iteration] | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    id: str | None = None
+    model: str | None = None
+    usage: _Usage | None = None
+
+
+class _Inner(msgspec.Struct, gc=False):
+    """A sub-agent's line inside the parent's progress line."""
+
+    type: str | None = None
+    timestamp: str | None = None
+    requestId: str | None = None  # noqa: N815 - as written
+    uuid: str | None = None
+    message: _Message | None = None
+
+
+class _Data(msgspec.Struct, gc=False):
+    message: _Inner | None = None
+
+
+class _Entry(msgspec.Struct, gc=False):
+    type: str | None = None
+    timestamp: str | None = None
+    requestId: str | None = None  # noqa: N815 - as written
+    uuid: str | None = None
+    sessionId: str | None = None  # noqa: N815 - as written
+    cwd: str | None = None
+    gitBranch: str | None = None  # noqa: N815 - as written
+    isSidechain: bool | None = False  # noqa: N815 - as written
+    isApiErrorMessage: bool | None = False  # noqa: N815 - as written
+    costUSD: Decimal | None = None  # noqa: N815 - as written
+    message: _Message | None = None
+    data: _Data | None = None
+
+
+class _AnyMessage(msgspec.Struct, gc=False):
+    """An entry of another type may have anything under `message` and `data`."""
+
+    type: str | None = None
+
+
+_decode = msgspec.json.Decoder(_Entry).decode
+_decode_type = msgspec.json.Decoder(_AnyMessage).decode
+
+
+class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
+    """Claude Code's transcripts on this machine, sub-agents and workflows included."""
+
+    name: ClassVar[str] = "claude-code"
+    options_type = ClaudeCodeOptions
+    markers = (b'"usage"',)
+
+    def __init__(
+        self, options: ClaudeCodeOptions | None = None, context: Context | None = None
+    ) -> None:
+        super().__init__(options, context)
+        self._projects = ProjectFinder()
+        self._latest_ms = int(
+            (self.context.now() + timedelta(days=1)).timestamp() * 1000
+        )
+
+    def config_dirs(self) -> list[Path]:
+        """Configuration folders, whether or not they exist."""
+        return claude_config_dirs(self.options.config_dir, self.context)
+
+    def roots(self) -> list[Path]:
+        return [
+            folder if folder.name == "projects" else folder / "projects"
+            for folder in self.config_dirs()
+        ]
+
+    def is_log(self, name: str) -> bool:
+        return name.endswith(".jsonl") and name != "journal.jsonl"
+
+    def billing_now(self) -> Billing:
+        return billing_of(self.options.plan)
+
+    async def read(self, cursor: Any) -> Any:
+        self._latest_ms = int((self.context.now() + timedelta(days=1)).timestamp() * 1000)
+        async for batch in super().read(cursor):
+            yield batch
+
+    def cleanup_days(self) -> int:
+        """Days after which Claude Code deletes a transcript (`cleanupPeriodDays`)."""
+        for folder in self.config_dirs():
+            try:
+                found = json.loads((folder / "settings.json").read_bytes())
+            except (OSError, ValueError):
+                continue
+            days = found.get("cleanupPeriodDays") if isinstance(found, dict) else None
+            if isinstance(days, int) and not isinstance(days, bool):
+                return days
+        return DEFAULT_CLEANUP_DAYS
+
+    def parse(self, line: memoryview, log: LogFile) -> Iterable[TokenUsagePoint]:
+        try:
+            entry = _decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            entry = self._recover(line)
+            if entry is None:
+                return ()
+        if entry.type == "assistant" and entry.message is not None:
+            if entry.message.usage is None or entry.isApiErrorMessage:
+                return ()
+            return self._points(entry, entry, bool(entry.isSidechain), log)
+        if entry.type == "progress" and entry.data is not None and entry.data.message is not None:
+            inner = entry.data.message
+            if inner.type != "assistant" or inner.message is None or inner.message.usage is None:
+                return ()
+            return self._points(entry, inner, True, log)
+        return ()
+
+    def _points(
+        self, entry: _Entry, answer: _Entry | _Inner, replayed: bool, log: LogFile
+    ) -> Iterator[TokenUsagePoint]:
+        message = answer.message
+        assert message is not None and message.usage is not None  # noqa: S101, PT018 - parse looked
+        usage = message.usage
+        model = message.model
+        if model == _SYNTHETIC:
+            return
+        if not model:
+            raise FormatError("model missing")
+        key, request = _identity(message.id, answer, entry)
+        written, written_1h = _cache_writes(
+            usage.cache_creation_input_tokens, usage.cache_creation
+        )
+        output = usage.output_tokens or 0
+        thinking = usage.output_tokens_details
+        tools = usage.server_tool_use
+        read = usage.cache_read_input_tokens
+        point = TokenUsagePoint(
+            provider=provider_of(model),
+            model=model,
+            timestamp=timestamp_ms(answer.timestamp or "", self._latest_ms),
+            key=key,
+            variant=request,
+            input_tokens=usage.input_tokens or 0,
+            cache_read_tokens=0 if read is UNSET else read or 0,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=written_1h,
+            output_tokens=output,
+            reasoning_tokens=min((thinking.thinking_tokens or 0) if thinking else 0, output),
+            web_search_requests=(tools.web_search_requests or 0) if tools else 0,
+            service_tier=usage.service_tier or "",
+            speed=usage.speed or "",
+            inference_geo=usage.inference_geo or "",
+            batch=usage.service_tier == "batch",
+            session=entry.sessionId or "",
+            project=self._projects.project_of(entry.cwd or "") or _folder(log),
+            branch=entry.gitBranch or "",
+            replayed=replayed,
+            has_cache_counts=read is not UNSET or usage.cache_creation_input_tokens is not UNSET,
+            stated_cost_usd=entry.costUSD if entry.costUSD and entry.costUSD > 0 else None,
+        )
+        _check(point)
+        yield point
+        for index, extra in enumerate(usage.iterations or ()):
+            # Iterations of type `message` are in the top-level counts already.
+            if extra.type not in (None, "message"):
+                yield _iteration(point, index, extra)
+
+    def _recover(self, line: memoryview) -> _Entry | None:
+        """What the strict decoder refused: another type of line, or odd values in ours."""
+        try:
+            if _decode_type(line).type not in ("assistant", "progress"):
+                return None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+        found = lenient(line)
+        if found.get("type") not in ("assistant", "progress"):
+            return None
+        try:
+            return msgspec.convert(_tidied(found), _Entry, strict=False)
+        except (msgspec.ValidationError, RecursionError) as error:
+            # The message names a path and types, but may quote a value: keep the path only.
+            where = str(error).rpartition("`")[0].rpartition("`")[2]
+            raise FormatError(f"unexpected type at {where}") from None
+
+
+def claude_config_dirs(setting: str, context: Context) -> list[Path]:
+    """The folders of the setting, else both places Claude Code is known to use."""
+    if setting:
+        parts = re.split(r"[,%s]" % re.escape(os.pathsep), setting)
+        return [_expand(part.strip(), context.home) for part in parts if part.strip()]
+    config_home = context.config_home or context.home / ".config"
+    return [config_home / "claude", context.home / ".claude"]
+
+
+def billing_of(plan: str) -> Billing:
+    """How a plan is paid: by use, by subscription, or not known."""
+    if not plan:
+        return Billing.UNKNOWN
+    return Billing.METERED if plan == "api" else Billing.SUBSCRIPTION
+
+
+def _expand(text: str, home: Path) -> Path:
+    if text == "~" or text.startswith("~/"):
+        return home / text[2:]
+    return Path(text)
+
+
+def _folder(log: LogFile) -> str:
+    """The folder below `projects/`: all that is known of a line without `cwd`."""
+    return os.path.relpath(log.path, log.root).partition(os.sep)[0]
+
+
+def _identity(
+    message_id: str | None, answer: _Entry | _Inner, entry: _Entry
+) -> tuple[str, str]:
+    """Key and variant of a response: message id and request id, or the best there is."""
+    request = answer.requestId or ""
+    if not message_id:
+        if not answer.uuid:
+            raise FormatError("message id missing")
+        return f"uuid:{answer.uuid}", ""
+    if not request and not message_id.startswith(_GLOBAL_ID) and len(message_id) < _LONG_ID:
+        return f"{message_id}\0{entry.sessionId or ''}", ""  # small gateways reuse ids
+    return message_id, request
+
+
+def _cache_writes(
+    total: int | None | UnsetType, split: _CacheCreation | None
+) -> tuple[int, int]:
+    """All cache writes and the 1-hour part; the larger of sum and parts is what was billed."""
+    written = 0 if total is UNSET else total or 0
+    if split is None:
+        return written, 0
+    hour = split.ephemeral_1h_input_tokens or 0
+    return max(written, (split.ephemeral_5m_input_tokens or 0) + hour), hour
+
+
+def _iteration(point: TokenUsagePoint, index: int, extra: _Iteration) -> TokenUsagePoint:
+    """A call of its own that the response's counts leave out: an advisor, a compaction."""
+    written, written_1h = _cache_writes(extra.cache_creation_input_tokens, extra.cache_creation)
+    model = extra.model or point.model
+    call = msgspec.structs.replace(
+        point,
+        key=f"{point.key}\0{extra.type}\0{index}",
+        provider=provider_of(model),
+        model=model,
+        input_tokens=extra.input_tokens or 0,
+        cache_read_tokens=extra.cache_read_input_tokens or 0,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=written_1h,
+        output_tokens=extra.output_tokens or 0,
+        reasoning_tokens=0,
+        web_search_requests=0,
+        has_cache_counts=True,
+        stated_cost_usd=None,
+    )
+    _check(call)
+    return call
+
+
+def _check(point: TokenUsagePoint) -> None:
+    if (
+        min(
+            point.input_tokens,
+            point.cache_read_tokens,
+            point.cache_write_tokens,
+            point.cache_write_1h_tokens,
+            point.output_tokens,
+            point.reasoning_tokens,
+            point.web_search_requests,
+        )
+        < 0
+        or point.total_tokens > MOST
+        or point.cache_write_1h_tokens > point.cache_write_tokens
+    ):
+        raise FormatError("token count out of range")
+
+
+_COUNTS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "ephemeral_5m_input_tokens",
+    "ephemeral_1h_input_tokens",
+    "thinking_tokens",
+    "web_search_requests",
+)
+
+
+def _tidied(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry with its usage numbers read leniently; what is not ours is left out.
+
+    Raises:
+        FormatError: a count is not one.
+    """
+    kept = {key: entry.get(key) for key in ("type", "timestamp", "requestId", "uuid", "sessionId")}
+    kept |= {key: entry.get(key) for key in ("cwd", "gitBranch", "isSidechain")}
+    kept["isApiErrorMessage"] = entry.get("isApiErrorMessage")
+    for name in ("requestId", "uuid", "sessionId", "cwd", "gitBranch"):
+        if not isinstance(kept[name], str):
+            kept[name] = None
+        else:
+            kept[name] = kept[name].encode("utf-8", "replace").decode()
+    if isinstance(entry.get("message"), dict):
+        kept["message"] = _tidied_message(entry["message"])
+    data = entry.get("data")
+    inner = data.get("message") if isinstance(data, dict) else None
+    if isinstance(inner, dict):
+        inside = {key: inner.get(key) for key in ("type", "timestamp", "requestId", "uuid")}
+        if isinstance(inner.get("message"), dict):
+            inside["message"] = _tidied_message(inner["message"])
+        kept["data"] = {"message": inside}
+    return kept
+
+
+def _tidied_message(message: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {"id": message.get("id"), "model": message.get("model")}
+    for name, value in kept.items():
+        if isinstance(value, str):
+            kept[name] = value.encode("utf-8", "replace").decode()
+    usage = message.get("usage")
+    if isinstance(usage, dict):
+        kept["usage"] = _tidied_usage(usage)
+    return kept
+
+
+def _tidied_usage(usage: dict[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {name: count(usage[name], name) for name in _COUNTS if name in usage}
+    for name in ("cache_creation", "output_tokens_details", "server_tool_use"):
+        if isinstance(usage.get(name), dict):
+            kept[name] = _tidied_usage(usage[name])
+    for name in ("service_tier", "speed", "inference_geo", "type", "model"):
+        if isinstance(usage.get(name), str):
+            kept[name] = usage[name]
+    if isinstance(usage.get("iterations"), list):
+        kept["iterations"] = [_tidied_usage(x) for x in usage["iterations"] if isinstance(x, dict)]
+    return kept

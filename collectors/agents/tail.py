@@ -1,0 +1,274 @@
+"""Reading growing JSONL logs: bytes in, lines that hold a marker out, nothing lost or kept open.
+
+A file's position is its inode, two checksums and the byte after the last complete line. Whatever
+does not fit any more (rotated, rewritten, truncated, another file under the same inode) is read
+again from the start; the ledger recognises what it has.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from zlib import crc32
+
+try:
+    from stringzilla import find as _fast_find
+except ImportError:  # no wheel for this platform: slower, otherwise the same
+    _fast_find = None
+
+BUFFER_BYTES = 1 << 20
+LONGEST_LINE = 16 << 20
+_HEAD_BYTES = 256
+_TAIL_BYTES = 64
+
+TOO_LONG = "line longer than 16 MiB"
+
+
+class Position(NamedTuple):
+    """How far a file was read, and what recognises it as the same file."""
+
+    inode: int
+    offset: int
+    head_bytes: int
+    head_check: int
+    tail_check: int
+    size: int
+    mtime_ns: int
+    parser: int
+
+
+class LogFile(NamedTuple):
+    """A log as found in its folder."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    inode: int
+    root: str
+
+
+@dataclass
+class Listing:
+    """The logs under some roots, and what could not be looked into."""
+
+    files: list[LogFile] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def list_logs(roots: Iterable[str], is_log: Callable[[str], bool]) -> Listing:
+    """Every regular file whose name passes, once, however roots and links overlap.
+
+    Links to folders inside a root are not followed; a root itself may be a link.
+    """
+    listing = Listing()
+    seen: set[str] = set()
+    for root in roots:
+        real = os.path.realpath(root)
+        if real in seen:
+            continue
+        seen.add(real)
+        stack = [real]
+        while stack:
+            folder = stack.pop()
+            try:
+                entries = os.scandir(folder)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                listing.unreadable.append(folder)
+                continue
+            with entries:
+                for entry in entries:
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            if entry.path not in seen:
+                                stack.append(entry.path)
+                        elif is_log(entry.name) and entry.is_file(follow_symlinks=False):
+                            info = entry.stat(follow_symlinks=False)
+                            listing.files.append(
+                                LogFile(
+                                    entry.path, info.st_size, info.st_mtime_ns, info.st_ino, real
+                                )
+                            )
+                    except FileNotFoundError:
+                        continue
+    return listing
+
+
+def has_changed(log: LogFile, position: Sequence[int] | None, parser: int) -> bool:
+    """Whether a file must be opened: it is new, other, longer, shorter, touched, or parsed anew."""
+    if position is None:
+        return True
+    known = Position(*position)
+    return (
+        known.inode != log.inode
+        or known.size != log.size
+        or known.mtime_ns != log.mtime_ns
+        or known.parser != parser
+    )
+
+
+class Line(NamedTuple):
+    """One complete line that holds a marker; `data` is valid until the next one is asked for."""
+
+    data: memoryview
+    offset: int
+
+
+@dataclass
+class Progress:
+    """Where reading one file stands; `position()` is what to store for it."""
+
+    log: LogFile
+    parser: int
+    inode: int = 0
+    offset: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    head: tuple[int, int] = (0, 0)
+    tail_check: int = 0
+    too_long: list[tuple[int, int]] = field(default_factory=list)
+
+    def position(self, *, is_final: bool = True) -> list[int]:
+        """The position after the last whole buffer.
+
+        One taken in the middle of a file has no size, so that the file is looked at again.
+        """
+        size = self.size if is_final else -1
+        return [
+            *Position(
+                self.inode,
+                self.offset,
+                *self.head,
+                self.tail_check,
+                size,
+                self.mtime_ns,
+                self.parser,
+            )
+        ]
+
+    def move(self, fd: int, offset: int) -> None:
+        """Note that everything before `offset` was handed out."""
+        start = max(0, offset - _TAIL_BYTES)
+        self.offset = offset
+        self.tail_check = crc32(os.pread(fd, offset - start, start))
+
+
+class LineReader:
+    """Reads files one after another through one buffer that is reused."""
+
+    def __init__(self, markers: Sequence[bytes], *, find: Any = _fast_find) -> None:
+        self._markers = tuple(markers)
+        self._find = find
+        self._buffer = bytearray(BUFFER_BYTES)
+
+    def read(
+        self, log: LogFile, position: Sequence[int] | None, parser: int, progress: Progress
+    ) -> Iterator[Line]:
+        """Lines after `position`; `progress.offset` moves past whole buffers of complete lines.
+
+        What is behind the size at the start of this call waits for the next one, and so does a
+        last line without its newline.
+
+        Raises:
+            OSError: the file cannot be read, or is not a regular file.
+        """
+        # Not blocking and not following: a FIFO or a link of that name must not hold us up.
+        fd = os.open(log.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise OSError(f"{log.path} is not a regular file")
+            progress.inode, progress.size = info.st_ino, info.st_size
+            progress.mtime_ns = info.st_mtime_ns
+            progress.move(fd, self._resume(fd, info, position, parser))
+            head = os.pread(fd, min(_HEAD_BYTES, info.st_size), 0)
+            progress.head = (len(head), crc32(head))
+            yield from self._lines(fd, info.st_size, progress)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _resume(
+        fd: int, info: os.stat_result, position: Sequence[int] | None, parser: int
+    ) -> int:
+        if position is None:
+            return 0
+        known = Position(*position)
+        if known.parser != parser or known.inode != info.st_ino or known.offset > info.st_size:
+            return 0
+        if crc32(os.pread(fd, known.head_bytes, 0)) != known.head_check:
+            return 0
+        start = max(0, known.offset - _TAIL_BYTES)
+        if crc32(os.pread(fd, known.offset - start, start)) != known.tail_check:
+            return 0
+        return known.offset
+
+    def _lines(self, fd: int, size: int, progress: Progress) -> Iterator[Line]:
+        buffer = self._buffer
+        base = progress.offset  # file offset of the buffer's first byte
+        fill = 0
+        skipping = -1  # offset of a line too long to keep, while its end is looked for
+        while base + fill < size:
+            with memoryview(buffer) as view, view[fill : fill + size - base - fill] as room:
+                count = os.preadv(fd, [room], base + fill)
+            if count == 0:
+                return  # shorter than a moment ago; the next look starts over
+            fill += count
+            end = buffer.rfind(b"\n", 0, fill) + 1
+            if end == 0:
+                if skipping >= 0:
+                    base += fill
+                    fill = 0
+                elif fill == len(buffer):
+                    if len(buffer) < LONGEST_LINE:
+                        buffer.extend(bytes(len(buffer)))
+                    else:
+                        skipping = base
+                        base += fill
+                        fill = 0
+                continue
+            start = 0
+            if skipping >= 0:
+                start = buffer.find(b"\n", 0, end) + 1
+                progress.too_long.append((skipping, base + start - skipping))
+                skipping = -1
+            with memoryview(buffer) as view:
+                for first, last in self._hits(view, start, end):
+                    with view[first:last] as data:
+                        yield Line(data, base + first)
+            progress.move(fd, base + end)
+            rest = fill - end
+            if rest:
+                buffer[:rest] = buffer[end:fill]
+            base += end
+            fill = rest
+            if len(buffer) > BUFFER_BYTES and rest < BUFFER_BYTES:
+                buffer = self._buffer = buffer[:BUFFER_BYTES]
+
+    def _hits(self, view: memoryview, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Start and end of every line between `start` and `end` that holds a marker."""
+        buffer = self._buffer
+        find = self._find
+        if len(self._markers) == 1 and find is not None:
+            marker = self._markers[0]
+            while (hit := find(view, marker, start, end)) >= 0:
+                first = buffer.rfind(b"\n", start, hit) + 1 or start
+                start = buffer.find(b"\n", hit, end) + 1
+                yield first, start - 1
+            return
+        ahead = dict.fromkeys(self._markers, -1)
+        while True:
+            for marker, hit in ahead.items():
+                if hit < start:
+                    found = buffer.find(marker, start, end)
+                    ahead[marker] = found if found >= 0 else end
+            hit = min(ahead.values())
+            if hit >= end:
+                return
+            first = buffer.rfind(b"\n", start, hit) + 1 or start
+            start = buffer.find(b"\n", hit, end) + 1
+            yield first, start - 1

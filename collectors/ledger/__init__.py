@@ -1,0 +1,1 @@
+"""The exact record of what was used, kept for good in one SQLite file."""

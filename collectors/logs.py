@@ -1,0 +1,100 @@
+"""Log lines: events with data in keys, on stderr, and never a secret."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import sys
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, TextIO
+from urllib.parse import quote
+
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+
+REDACTED = "[redacted]"
+_SECRET_NAMES = ("token", "secret", "password", "passwd", "api_key", "apikey", "authorization", "cookie")
+_COUNTS = ("tokens",)  # names of numbers that sound like secrets
+_SHORTEST = 6  # a shorter secret would redact ordinary words
+
+
+class Redaction:
+    """Last step before rendering: takes out values of loaded secrets and of keys named like one."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._forms: list[str] = []
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Know more secrets, in the forms they are likely to appear in."""
+        for secret in secrets:
+            if len(secret) < _SHORTEST:
+                continue
+            encoded = base64.b64encode(secret.encode()).decode()
+            forms = {secret, quote(secret, safe=""), encoded, encoded.rstrip("=")}
+            self._forms.extend(forms - set(self._forms))
+        self._forms.sort(key=len, reverse=True)
+
+    def clean(self, text: str) -> str:
+        """Text without any known secret."""
+        for form in self._forms:
+            if form in text:
+                text = text.replace(form, REDACTED)
+        return text
+
+    def __call__(
+        self, logger: Any, method: str, event: MutableMapping[str, Any]
+    ) -> Mapping[str, Any]:
+        return {key: self._value(key, value) for key, value in event.items()}
+
+    def _value(self, key: str, value: Any) -> Any:
+        name = key.lower()
+        if any(part in name for part in _SECRET_NAMES) and not name.endswith(_COUNTS):
+            return REDACTED
+        if isinstance(value, str):
+            return self.clean(value)
+        if isinstance(value, Mapping):
+            return {k: self._value(str(k), v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._value("", item) for item in value]
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        return self.clean(str(value))
+
+
+def configure_logs(
+    level: str, form: str, redaction: Redaction, stream: TextIO | None = None
+) -> None:
+    """Send log lines to `stream` (stderr): for people on a terminal, as JSON elsewhere."""
+    stream = stream or sys.stderr
+    is_console = form == "console" or (form == "auto" and stream.isatty())
+    renderer: Any
+    if is_console:
+        # The default traceback of the console prints local variables, and with them keys.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty() and not _no_color(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+        steps: list[Any] = [structlog.processors.format_exc_info, redaction, renderer]
+    else:
+        tracebacks = structlog.processors.ExceptionRenderer(
+            ExceptionDictTransformer(show_locals=False)
+        )
+        steps = [tracebacks, redaction, structlog.processors.JSONRenderer(sort_keys=True)]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *steps,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _no_color() -> bool:
+    import os  # noqa: PLC0415 - read once, at start
+
+    return bool(os.environ.get("NO_COLOR"))
