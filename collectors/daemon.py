@@ -1,0 +1,291 @@
+"""The exporter as one process: collectors, ledger, InfluxDB, control socket and housekeeping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from collectors import __version__
+from collectors.clock import is_plausible
+from collectors.composition import Program
+from collectors.insights.spend import ALL, Part, Spend, spend_status
+from collectors.ledger import reports
+from collectors.ledger.store import Ledger, Stored
+from collectors.ledger.thread import LedgerThread
+from collectors.orchestrator import Health, Intervals, Orchestrator
+
+if TYPE_CHECKING:
+    from collectors.outputs.influx import FlushResult, InfluxWriter
+
+STATUS_SECONDS = 60.0
+SPEND_SECONDS = 300.0
+HOUSEKEEPING_SECONDS = 3600.0
+
+
+@dataclass
+class Outcome:
+    """What one run over everything did."""
+
+    health: list[Health] = field(default_factory=list)
+    flush: FlushResult | None = None
+
+
+class Exporter:
+    """One open ledger with everything that feeds it and is fed by it."""
+
+    def __init__(
+        self,
+        program: Program,
+        ledger: Ledger,
+        thread: LedgerThread,
+        on_stored: Callable[[str, Stored], None] | None = None,
+    ) -> None:
+        self.program = program
+        self.ledger = ledger
+        self.thread = thread
+        settings = program.settings
+        self.orchestrator = Orchestrator(
+            program.registry.collectors,
+            ledger,
+            thread,
+            Intervals(settings.collect_interval, settings.local_interval, settings.collect_timeout),
+            program.clock,
+            on_stored=self._stored(on_stored),
+        )
+        self.writer: InfluxWriter | None = None
+        self._log = structlog.get_logger()
+        self._changes = 0
+
+    def _stored(
+        self, then: Callable[[str, Stored], None] | None
+    ) -> Callable[[str, Stored], None]:
+        def note(name: str, stored: Stored) -> None:
+            if stored.changed:
+                self._changes += 1
+            if then is not None:
+                then(name, stored)
+
+        return note
+
+    def connect(self) -> None:
+        """Make the InfluxDB writer, when one is set; call it inside the loop.
+
+        Raises:
+            SettingsError: the target cannot be one.
+        """
+        target = self.program.influx_target()
+        if target is None:
+            return
+        from collectors.outputs.influx import InfluxWriter  # noqa: PLC0415 - half a second
+
+        self.writer = InfluxWriter(
+            target,
+            self.ledger.outbox,
+            self.thread.run,
+            clock=self.program.clock,
+            interval=self.program.settings.influxdb_interval,
+        )
+
+    async def once(self) -> Outcome:
+        """Collect from everything once, then send what is due."""
+        outcome = Outcome(await self.orchestrator.run_all_once())
+        if self.writer is not None:
+            try:
+                outcome.flush = await self.writer.flush(self.program.clock().timestamp())
+                await self._publish(StatusPublisher(self))
+            finally:
+                await self.writer.close()
+        return outcome
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set; every part catches its own failures."""
+        from collectors.web.control import ControlServer  # noqa: PLC0415 - not for --once
+
+        control = ControlServer(self.program.places.socket, self._handlers())
+        await control.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.orchestrator.run(stop))
+                group.create_task(self._repeat("housekeeping", HOUSEKEEPING_SECONDS, stop, self._keep))
+                if self.writer is not None:
+                    group.create_task(self._send(self.writer, stop))
+                    publisher = StatusPublisher(self)
+                    group.create_task(
+                        self._repeat(
+                            "status", STATUS_SECONDS, stop, lambda: self._publish(publisher)
+                        )
+                    )
+        finally:
+            await control.close()
+            if self.writer is not None:
+                await self.writer.close()
+
+    async def _send(self, writer: InfluxWriter, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await writer.run(stop)
+            except* Exception as group:  # noqa: BLE001 - sending must outlive any single fault
+                self._log.error("influx.interrupted", exc_info=group)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), STATUS_SECONDS)
+
+    async def _repeat(
+        self, name: str, seconds: float, stop: asyncio.Event, work: Callable[[], Any]
+    ) -> None:
+        while not stop.is_set():
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - a chore that fails is tried again later
+                self._log.error("chore.failed", chore=name, exc_info=error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), seconds)
+
+    async def _publish(self, publisher: StatusPublisher) -> None:
+        if self.writer is not None:
+            await self.writer.send_gauges(await publisher.lines())
+
+    async def _keep(self) -> None:
+        """Daily backup and the rest of the checks, on connections of their own."""
+
+    # -- commands that arrive over the control socket --------------------------------------------
+
+    def _handlers(self) -> Mapping[str, Callable[[Mapping[str, Any]], Any]]:
+        return {
+            "health": self._health,
+            "collect": self._collect,
+            "replay": self._replay,
+            "send": self._send_now,
+        }
+
+    async def _health(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        del arguments
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self.program.started),
+            "collectors": {
+                health.name: {
+                    "consecutive_failures": health.consecutive_failures,
+                    "error": health.error,
+                }
+                for health in self.orchestrator.health.values()
+            },
+            "influxdb": None if self.writer is None else str(self.writer.state),
+        }
+
+    async def _collect(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        wanted = set(arguments.get("collectors", ()))
+        found = [
+            collector
+            for collector in self.orchestrator.collectors
+            if (not wanted or collector.name in wanted) and collector.is_configured()
+        ]
+        for collector in found:
+            await self.orchestrator.run_once(collector)
+        return {"collected": [collector.name for collector in found]}
+
+    async def _replay(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        del arguments
+        pending = await self.thread.run(self.ledger.outbox.replay)
+        if self.writer is not None:
+            self.writer.wake.set()
+        return {"pending": pending}
+
+    async def _send_now(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        del arguments
+        if self.writer is not None:
+            self.writer.wake.set()
+        return {}
+
+
+class StatusPublisher:
+    """Works out the status points; spending again only when something changed or time passed."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        from collectors.outputs.lines import LineBuilder  # noqa: PLC0415 - only with a target
+        from collectors.outputs.status import StatusRows  # noqa: PLC0415
+
+        self._exporter = exporter
+        self._lines = LineBuilder()
+        program = exporter.program
+        self._rows = StatusRows(
+            program.host,
+            exporter.ledger.dimensions.offset_ns,
+            str(program.calendar.zone),
+            __version__,
+        )
+        self._spend: dict[Part, Spend] = {}
+        self._spend_at = float("-inf")
+        self._spend_changes = -1
+
+    async def lines(self) -> list[str]:
+        """Line protocol of this minute's status points; none while the clock cannot be trusted."""
+        exporter = self._exporter
+        now = exporter.program.clock()
+        if not is_plausible(now):
+            return []
+        rows = await exporter.thread.run(self._collect_rows, now)
+        return [self._lines.line(row) for row in rows]
+
+    def _collect_rows(self, now: Any) -> list[Any]:
+        from collectors.outputs.status import ExporterState  # noqa: PLC0415
+
+        exporter = self._exporter
+        ledger, program = exporter.ledger, exporter.program
+        elapsed = time.monotonic()
+        if self._spend_changes != exporter._changes or elapsed - self._spend_at >= SPEND_SECONDS:  # noqa: SLF001 - one unit in two classes
+            always = [Part(ALL, program.host, "")]
+            self._spend = spend_status(ledger.db, now, program.calendar, always)
+            self._spend_at, self._spend_changes = elapsed, exporter._changes  # noqa: SLF001
+        target = ledger.outbox.any_target()
+        state = ExporterState(
+            pending=ledger.outbox.pending(target) if target else 0,
+            dead_letters=len(ledger.outbox.dead_letters(target)) if target else 0,
+            unpriced_tokens=sum(row[2] for row in reports.unpriced_models(ledger.db)),
+            uptime_s=round(time.monotonic() - program.started),
+            db_bytes=ledger.path.stat().st_size,
+        )
+        return self._rows.rows(now, exporter.orchestrator.health.values(), self._spend, state)
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    program: Program, on_stored: Callable[[str, Stored], None] | None = None
+) -> AsyncIterator[Exporter]:
+    """An exporter on an open ledger; closed, with its last commit finished, at the end.
+
+    Raises:
+        LedgerError: the ledger is locked or cannot be opened.
+    """
+    thread = LedgerThread()
+    try:
+        ledger = await thread.run(program.open_ledger)
+        try:
+            yield Exporter(program, ledger, thread, on_stored)
+        finally:
+            await thread.run(ledger.close)
+    finally:
+        thread.close()
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """End in order at the first SIGTERM or SIGINT, at once at the second."""
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle, number)
+
+

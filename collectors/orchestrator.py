@@ -1,0 +1,203 @@
+"""The loop: wakes each collector on its interval, stores what it yields, keeps InfluxDB told.
+
+Collectors run as tasks of their own that catch everything themselves: one that fails, hangs or
+floods delays nobody else. All times are of the loop's clock, so a set or sleeping wall clock makes
+at most one catch-up run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from collectors.base import AnyCollector, Batch
+from collectors.clock import Clock
+from collectors.errors import AuthError, CollectError, LedgerError, RateLimitedError
+from collectors.ledger.store import Ledger, Source, Stored
+from collectors.ledger.thread import LedgerThread
+
+LONGEST_PAUSE = 900.0
+AUTH_PAUSE = 3600.0
+
+
+@dataclass
+class Health:
+    """What is known of one collector's runs."""
+
+    name: str
+    runs: int = 0
+    consecutive_failures: int = 0
+    last_success: float = 0.0  # epoch seconds; 0: never in this process
+    records: int = 0  # points of the last run
+    duration: float = 0.0
+    error: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Seconds between runs, and the most one batch may take."""
+
+    collect: float = 300
+    local: float = 10
+    timeout: float = 120
+
+
+class Orchestrator:
+    """Runs collectors against one ledger."""
+
+    def __init__(
+        self,
+        collectors: Sequence[AnyCollector],
+        ledger: Ledger,
+        thread: LedgerThread,
+        intervals: Intervals,
+        clock: Clock,
+        *,
+        on_stored: Callable[[str, Stored], None] | None = None,
+    ) -> None:
+        self.collectors = list(collectors)
+        self.health = {collector.name: Health(collector.name) for collector in collectors}
+        self._ledger = ledger
+        self._thread = thread
+        self._intervals = intervals
+        self._clock = clock
+        self._on_stored = on_stored
+        self._log = structlog.get_logger()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run every collector on its interval until `stop` is set."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._repeat(c, stop)) for c in self.collectors]
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def run_all_once(self) -> list[Health]:
+        """Run every configured collector once, all at the same time."""
+        async with asyncio.TaskGroup() as group:
+            for collector in self.collectors:
+                if collector.is_configured():
+                    group.create_task(self.run_once(collector))
+        return list(self.health.values())
+
+    def interval_of(self, collector: AnyCollector) -> float:
+        """Seconds between two runs of a collector that is well."""
+        intervals = self._intervals
+        return intervals.local if collector.is_local else intervals.collect
+
+    async def _repeat(self, collector: AnyCollector, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        next_at = loop.time()
+        while not stop.is_set():
+            pause = 0.0
+            # A source may appear while we run: asked every time, absence is normal.
+            if await asyncio.to_thread(_is_configured, collector):
+                pause = await self.run_once(collector)
+            interval = self.interval_of(collector)
+            # Missed turns (a long run, a suspended laptop) are not made up for one by one.
+            next_at = max(next_at + interval, loop.time())
+            next_at = max(next_at, loop.time() + pause)
+            delay = next_at - loop.time()
+            if not collector.is_local:
+                delay *= random.uniform(0.95, 1.05)  # noqa: S311 - spreads load, keeps no secret
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), delay)
+
+    async def run_once(self, collector: AnyCollector) -> float:
+        """Store everything that is new in one source; return the pause a failure asks for."""
+        loop = asyncio.get_running_loop()
+        health = self.health.setdefault(collector.name, Health(collector.name))
+        started, wall = loop.time(), self._clock().timestamp()
+        stored = Stored()
+        failure: BaseException | None = None
+        try:
+            await self._store_new(collector, stored)
+        except asyncio.CancelledError:
+            raise
+        except TimeoutError:
+            failure = CollectError(
+                f"{collector.name} took longer than {self._intervals.timeout:g} s",
+                "it is tried again; raise COLLECT_TIMEOUT when the source is really that slow",
+            )
+        except Exception as error:  # noqa: BLE001 - the one place: a collector may raise anything
+            failure = error
+        health.duration = loop.time() - started
+        health.records = stored.points
+        pause = self._settle(health, wall, failure)
+        if failure is not None or stored.changed or stored.skipped or not health.runs:
+            await self._note(collector.name, wall, health, stored)
+        health.runs += 1
+        return pause
+
+    async def _store_new(self, collector: AnyCollector, stored: Stored) -> None:
+        cursor = await self._thread.run(self._ledger.cursor, collector.name)
+        batches = collector.read(cursor)
+        async with contextlib.aclosing(batches):  # type: ignore[type-var]  # an async generator
+            while (batch := await self._next(batches)) is not None:
+                source = Source.of(collector)
+                part = await self._thread.run(self._ledger.commit, collector.name, source, batch)
+                stored.points += part.points
+                stored.changed += part.changed
+                stored.skipped += part.skipped
+                if self._on_stored is not None:
+                    self._on_stored(collector.name, part)
+
+    async def _next(self, batches: AsyncIterator[Batch]) -> Batch | None:
+        async with asyncio.timeout(self._intervals.timeout):
+            return await anext(batches, None)
+
+    def _settle(self, health: Health, wall: float, failure: BaseException | None) -> float:
+        """Note how a run ended, log a change of state, and say how long to pause."""
+        log = self._log.bind(collector=health.name)
+        if failure is None:
+            if health.consecutive_failures:
+                log.info("collector.recovered", failures=health.consecutive_failures)
+            health.consecutive_failures = 0
+            health.last_success = wall
+            health.error = health.hint = ""
+            return 0.0
+        health.consecutive_failures += 1
+        is_news = health.consecutive_failures == 1
+        if isinstance(failure, CollectError | LedgerError):
+            health.error, health.hint = str(failure), failure.hint
+            say = log.warning if is_news else log.debug
+            say("collector.failed", error=health.error, hint=health.hint)
+        else:
+            health.error = f"{type(failure).__name__} in the collector {health.name}"
+            health.hint = "this is a fault of the collector; please report it with the log"
+            say = log.error if is_news else log.debug
+            say("collector.failed", error=health.error, exc_info=failure)
+        if isinstance(failure, RateLimitedError):
+            return min(failure.retry_after, LONGEST_PAUSE)
+        if isinstance(failure, AuthError):
+            return AUTH_PAUSE
+        return float(min(LONGEST_PAUSE, 5.0 * 2 ** min(health.consecutive_failures, 10)))
+
+    async def _note(self, name: str, wall: float, health: Health, stored: Stored) -> None:
+        try:
+            await self._thread.run(
+                self._ledger.note_run,
+                name,
+                wall,
+                health.duration,
+                stored,
+                health.error,
+                health.hint,
+            )
+        except Exception as error:  # noqa: BLE001 - history about a run must not end the run
+            self._log.warning("run.unnoted", collector=name, error=type(error).__name__)
+
+
+def _is_configured(collector: AnyCollector) -> bool:
+    try:
+        return collector.is_configured()
+    except Exception:  # noqa: BLE001 - answered by running it, which reports the failure
+        return True
+
+

@@ -1,0 +1,1 @@
+"""Where the ledger's content goes: InfluxDB and whatever else reads it."""

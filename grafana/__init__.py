@@ -1,0 +1,1 @@
+"""The generator of everything Grafana is provisioned with: `python grafana/build.py`."""

@@ -1,0 +1,1 @@
+"""What the compose stack's database needs at first boot; part of the image, not of the wheel."""
