@@ -67,8 +67,9 @@ class Context:
 
     home: Path = field(default_factory=Path.home)
     config_home: Path | None = None  # XDG_CONFIG_HOME
+    spool: Path | None = None  # where quick commands leave their input
     now: Clock = system_clock
-    zone: ZoneInfo = ZoneInfo("UTC")  # cuts local days
+    zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))  # cuts local days
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - the conventional letter for an options type

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -34,22 +33,27 @@ def find_zone(name: str, environ: Mapping[str, str], root: Path = Path("/")) -> 
     Raises:
         SettingsError: the name is not an IANA zone.
     """
-    name = name or environ.get("TZ", "").lstrip(":") or _host_zone(root)
+    name = (name or environ.get("TZ", "")).lstrip(":")
+    if not name or name.startswith("/"):  # POSIX lets TZ name a file, such as /etc/localtime
+        name = _zone_of(Path(name or "/etc/localtime"), root)
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise SettingsError(
-            f"TZ is {name!r}, which is not a time zone", "set TZ to an IANA name such as Europe/Berlin"
+            f"TZ is {name!r}, which is not a time zone",
+            "set TZ to an IANA name such as Europe/Berlin",
         ) from error
 
 
-def _host_zone(root: Path) -> str:
+def _zone_of(path: Path, root: Path) -> str:
     try:
-        target = os.readlink(root / "etc/localtime")
+        target = str((root / path.relative_to("/")).readlink())
     except OSError:
-        target = ""
+        target = str(path)  # not a link: perhaps the zone's own file
     if "zoneinfo/" in target:
         return target.rpartition("zoneinfo/")[2]
+    if path != Path("/etc/localtime"):
+        return str(path)
     try:
         return (root / "etc/timezone").read_text(encoding="ascii").strip() or "UTC"
     except (OSError, UnicodeDecodeError):

@@ -12,17 +12,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import PlatformDirs
 from pydantic import BaseModel, SecretStr
 
 from collectors.base import Context
 from collectors.clock import Calendar, Clock, find_zone, system_clock
+from collectors.ledger.backup import backup_folder
 from collectors.ledger.dimensions import TagPolicy
+from collectors.ledger.files import WriterLock
+from collectors.ledger.guard import GuardedLedger
 from collectors.ledger.store import Ledger
+from collectors.logs import Redaction
 from collectors.pricing import PriceBook
 from collectors.registry import Registry, make_registry
 from collectors.settings import Layers, Settings, read_layers
+
+if TYPE_CHECKING:
+    from collectors.outputs.influx import InfluxTarget
 
 LONGEST_SOCKET_PATH = 100  # the kernel's limit is 104 on macOS, 108 on Linux
 
@@ -42,7 +50,7 @@ class Places:
     @property
     def backups(self) -> Path:
         """Daily copies of the ledger."""
-        return self.data / f"{self.ledger.stem}-backups"
+        return backup_folder(self.ledger)
 
     @property
     def spool(self) -> Path:
@@ -74,6 +82,7 @@ class Program:
         self.home = home or Path.home()
         self.clock = clock
         self.started = time.monotonic()
+        self.redaction = Redaction()
 
     @cached_property
     def _dirs(self) -> PlatformDirs:
@@ -100,7 +109,7 @@ class Program:
         """Where the ledger and what belongs to it lie."""
         path = self.settings.db_path
         ledger = path.expanduser() if path else Path(self._dirs.user_data_dir) / "ledger.db"
-        return Places(Path(os.path.abspath(ledger)), self.config_dir)
+        return Places(Path.cwd() / ledger, self.config_dir)
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -114,6 +123,7 @@ class Program:
         return Context(
             home=self.home,
             config_home=Path(config_home) if config_home else None,
+            spool=self.places.spool,
             now=self.clock,
             zone=self.calendar.zone,
         )
@@ -151,23 +161,58 @@ class Program:
             budget=settings.influxdb_series_budget,
         )
 
-    def open_ledger(self) -> Ledger:
-        """The ledger, for writing; the caller closes it.
+    def open_ledger(self, lock: WriterLock | None = None, path: Path | None = None) -> Ledger:
+        """The ledger as it is, for writing; the caller closes it.
 
         Raises:
-            LedgerError: it is locked, unreadable, damaged or not a ledger.
+            LedgerError: it is locked, unreadable or not a ledger.
         """
         return Ledger(
-            self.places.ledger,
+            path or self.places.ledger,
             calendar=self.calendar,
             prices=self.prices,
             policy=self.tag_policy,
             settle=self.settings.influxdb_settle,
             clock=self._wall,
+            lock=lock,
+        )
+
+    def guarded_ledger(self) -> GuardedLedger:
+        """The ledger, verified and if need be rebuilt, for a program that goes on running.
+
+        Raises:
+            LedgerError: it is locked, cannot be read or written, or is not a ledger.
+        """
+        return GuardedLedger(
+            self.places.ledger, self.open_ledger, now=self.clock, backups=self.places.backups
         )
 
     def _wall(self) -> float:
         return self.clock().timestamp()
+
+    def influx_target(self) -> InfluxTarget | None:
+        """The InfluxDB that is set, if any.
+
+        Raises:
+            SettingsError: its address or token cannot be used.
+        """
+        settings = self.settings
+        if not settings.influxdb_url:
+            return None
+        from collectors.outputs.influx import InfluxTarget
+
+        return InfluxTarget(
+            settings.influxdb_url,
+            settings.influxdb_org,
+            settings.influxdb_bucket,
+            self._influx_token,
+        )
+
+    def _influx_token(self) -> str:
+        found = self.layers.find("INFLUXDB_TOKEN", is_secret=True)
+        token = str(found.text) if found else ""
+        self.redaction.learn([token])
+        return token
 
     def secrets(self) -> list[str]:
         """Every secret that is set, for redaction."""

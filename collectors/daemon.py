@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,11 +19,14 @@ from collectors.clock import is_plausible
 from collectors.composition import Program
 from collectors.insights.spend import ALL, Part, Spend, spend_status
 from collectors.ledger import reports
+from collectors.ledger.backup import backup, is_due
+from collectors.ledger.guard import GuardedLedger, GuardedOutbox
 from collectors.ledger.store import Ledger, Stored
 from collectors.ledger.thread import LedgerThread
 from collectors.orchestrator import Health, Intervals, Orchestrator
 
 if TYPE_CHECKING:
+    from collectors.measurements import Row
     from collectors.outputs.influx import FlushResult, InfluxWriter
 
 STATUS_SECONDS = 60.0
@@ -44,7 +48,7 @@ class Exporter:
     def __init__(
         self,
         program: Program,
-        ledger: Ledger,
+        ledger: GuardedLedger,
         thread: LedgerThread,
         on_stored: Callable[[str, Stored], None] | None = None,
     ) -> None:
@@ -64,9 +68,7 @@ class Exporter:
         self._log = structlog.get_logger()
         self._changes = 0
 
-    def _stored(
-        self, then: Callable[[str, Stored], None] | None
-    ) -> Callable[[str, Stored], None]:
+    def _stored(self, then: Callable[[str, Stored], None] | None) -> Callable[[str, Stored], None]:
         def note(name: str, stored: Stored) -> None:
             if stored.changed:
                 self._changes += 1
@@ -84,11 +86,11 @@ class Exporter:
         target = self.program.influx_target()
         if target is None:
             return
-        from collectors.outputs.influx import InfluxWriter  # noqa: PLC0415 - half a second
+        from collectors.outputs.influx import InfluxWriter
 
         self.writer = InfluxWriter(
             target,
-            self.ledger.outbox,
+            GuardedOutbox(self.ledger),
             self.thread.run,
             clock=self.program.clock,
             interval=self.program.settings.influxdb_interval,
@@ -107,14 +109,16 @@ class Exporter:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until `stop` is set; every part catches its own failures."""
-        from collectors.web.control import ControlServer  # noqa: PLC0415 - not for --once
+        from collectors.web.control import ControlServer
 
         control = ControlServer(self.program.places.socket, self._handlers())
         await control.start()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.orchestrator.run(stop))
-                group.create_task(self._repeat("housekeeping", HOUSEKEEPING_SECONDS, stop, self._keep))
+                group.create_task(
+                    self._repeat("housekeeping", HOUSEKEEPING_SECONDS, stop, self._keep)
+                )
                 if self.writer is not None:
                     group.create_task(self._send(self.writer, stop))
                     publisher = StatusPublisher(self)
@@ -153,7 +157,16 @@ class Exporter:
             await self.writer.send_gauges(await publisher.lines())
 
     async def _keep(self) -> None:
-        """Daily backup and the rest of the checks, on connections of their own."""
+        """The daily backup; opening and checking it is also the daily check of everything."""
+        places, settings = self.program.places, self.program.settings
+        now = self.program.clock()
+        if not is_plausible(now) or not is_due(places.backups, now):
+            return
+        # A connection of its own in another thread: collecting does not wait for it.
+        path = await asyncio.to_thread(
+            backup, places.ledger, places.backups, keep=settings.backup_keep, now=now
+        )
+        self._log.info("backup.written", path=str(path))
 
     # -- commands that arrive over the control socket --------------------------------------------
 
@@ -194,7 +207,7 @@ class Exporter:
 
     async def _replay(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         del arguments
-        pending = await self.thread.run(self.ledger.outbox.replay)
+        pending = await self.thread.run(self.ledger.run, lambda ledger: ledger.outbox.replay())
         if self.writer is not None:
             self.writer.wake.set()
         return {"pending": pending}
@@ -210,15 +223,15 @@ class StatusPublisher:
     """Works out the status points; spending again only when something changed or time passed."""
 
     def __init__(self, exporter: Exporter) -> None:
-        from collectors.outputs.lines import LineBuilder  # noqa: PLC0415 - only with a target
-        from collectors.outputs.status import StatusRows  # noqa: PLC0415
+        from collectors.outputs.lines import LineBuilder
+        from collectors.outputs.status import StatusRows
 
         self._exporter = exporter
         self._lines = LineBuilder()
         program = exporter.program
         self._rows = StatusRows(
             program.host,
-            exporter.ledger.dimensions.offset_ns,
+            exporter.ledger.ledger.dimensions.offset_ns,
             str(program.calendar.zone),
             __version__,
         )
@@ -232,28 +245,32 @@ class StatusPublisher:
         now = exporter.program.clock()
         if not is_plausible(now):
             return []
-        rows = await exporter.thread.run(self._collect_rows, now)
+        rows = await exporter.thread.run(
+            exporter.ledger.run, lambda ledger: self._collect_rows(ledger, now)
+        )
         return [self._lines.line(row) for row in rows]
 
-    def _collect_rows(self, now: Any) -> list[Any]:
-        from collectors.outputs.status import ExporterState  # noqa: PLC0415
+    def _collect_rows(self, ledger: Ledger, now: datetime) -> list[Row]:
+        from collectors.outputs.status import ExporterState
 
         exporter = self._exporter
-        ledger, program = exporter.ledger, exporter.program
+        program = exporter.program
         elapsed = time.monotonic()
-        if self._spend_changes != exporter._changes or elapsed - self._spend_at >= SPEND_SECONDS:  # noqa: SLF001 - one unit in two classes
+        if self._spend_changes != exporter._changes or elapsed - self._spend_at >= SPEND_SECONDS:
             always = [Part(ALL, program.host, "")]
             self._spend = spend_status(ledger.db, now, program.calendar, always)
-            self._spend_at, self._spend_changes = elapsed, exporter._changes  # noqa: SLF001
+            self._spend_at, self._spend_changes = elapsed, exporter._changes
         target = ledger.outbox.any_target()
         state = ExporterState(
             pending=ledger.outbox.pending(target) if target else 0,
-            dead_letters=len(ledger.outbox.dead_letters(target)) if target else 0,
+            dead_letters=ledger.outbox.dead_count(target) if target else 0,
             unpriced_tokens=sum(row[2] for row in reports.unpriced_models(ledger.db)),
             uptime_s=round(time.monotonic() - program.started),
             db_bytes=ledger.path.stat().st_size,
         )
-        return self._rows.rows(now, exporter.orchestrator.health.values(), self._spend, state)
+        # A source that never ran is neither well nor failing.
+        ran = [health for health in exporter.orchestrator.health.values() if health.runs]
+        return self._rows.rows(now, ran, self._spend, state)
 
 
 @contextlib.asynccontextmanager
@@ -267,7 +284,12 @@ async def opened(
     """
     thread = LedgerThread()
     try:
-        ledger = await thread.run(program.open_ledger)
+        ledger = await thread.run(program.guarded_ledger)
+        log = structlog.get_logger()
+        if ledger.rebuilt is not None:
+            log.error("ledger.rebuilt", what=ledger.rebuilt.describe())
+        for note in ledger.notes:
+            log.warning("ledger.noted", what=note)
         try:
             yield Exporter(program, ledger, thread, on_stored)
         finally:
@@ -287,5 +309,3 @@ def stop_on_signals(stop: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle, number)
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TokendashError(Exception):
-    """Base of all expected failures; `hint` says how to mend it, `exit_code` what a command ends with."""
+    """Base of expected failures; `hint` says how to mend it, `exit_code` what a command ends with."""
 
     exit_code = 1
 

@@ -13,7 +13,16 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
 REDACTED = "[redacted]"
-_SECRET_NAMES = ("token", "secret", "password", "passwd", "api_key", "apikey", "authorization", "cookie")
+_SECRET_NAMES = (
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "api_key",
+    "apikey",
+    "authorization",
+    "cookie",
+)
 _COUNTS = ("tokens",)  # names of numbers that sound like secrets
 _SHORTEST = 6  # a shorter secret would redact ordinary words
 
@@ -49,17 +58,27 @@ class Redaction:
 
     def _value(self, key: str, value: Any) -> Any:
         name = key.lower()
-        if any(part in name for part in _SECRET_NAMES) and not name.endswith(_COUNTS):
-            return REDACTED
+        if any(part in name for part in _SECRET_NAMES):
+            is_count = name.endswith(_COUNTS) and not isinstance(value, str | bytes)
+            if not is_count:
+                return REDACTED
         if isinstance(value, str):
             return self.clean(value)
         if isinstance(value, Mapping):
-            return {k: self._value(str(k), v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
+            return {self.clean(str(k)): self._value(str(k), v) for k, v in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
             return [self._value("", item) for item in value]
         if value is None or isinstance(value, bool | int | float):
             return value
-        return self.clean(str(value))
+        return self.clean(text_of(value))
+
+
+def text_of(value: object) -> str:
+    """`str(value)`, or the type's name where a foreign `__str__` is broken."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - an error's text must not become an error
+        return type(value).__name__
 
 
 def configure_logs(
@@ -95,6 +114,6 @@ def configure_logs(
 
 
 def _no_color() -> bool:
-    import os  # noqa: PLC0415 - read once, at start
+    import os
 
     return bool(os.environ.get("NO_COLOR"))

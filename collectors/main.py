@@ -15,11 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
             "Run it in WSL2, or with Docker: docker compose up -d\n"
         )
         return 2
-    from collectors.cli import quick  # noqa: PLC0415 - quick commands skip the parser's import
+    from collectors.cli import quick
 
     if arguments and arguments[0] in quick.COMMANDS:
         return quick.run(arguments, os.environ)
-    from collectors.cli.app import run  # noqa: PLC0415
+    from collectors.cli.app import run
 
     return run(arguments)
 

@@ -96,9 +96,11 @@ def resolve(variants: Mapping[int, TokenUsagePoint]) -> dict[int, TokenUsagePoin
     return counted
 
 
-def _identity(point: TokenUsagePoint) -> tuple[str, ...]:
+def _identity(point: TokenUsagePoint) -> tuple[str | bool, ...]:
     return (
         point.session,
+        # A repository that was recognised once stays, also when its folder is gone.
+        point.project.startswith("/"),
         point.project,
         point.branch,
         point.model,

@@ -18,7 +18,8 @@ import structlog
 from collectors.base import AnyCollector, Batch
 from collectors.clock import Clock
 from collectors.errors import AuthError, CollectError, LedgerError, RateLimitedError
-from collectors.ledger.store import Ledger, Source, Stored
+from collectors.ledger.guard import GuardedLedger
+from collectors.ledger.store import Source, Stored
 from collectors.ledger.thread import LedgerThread
 
 LONGEST_PAUSE = 900.0
@@ -54,7 +55,7 @@ class Orchestrator:
     def __init__(
         self,
         collectors: Sequence[AnyCollector],
-        ledger: Ledger,
+        ledger: GuardedLedger,
         thread: LedgerThread,
         intervals: Intervals,
         clock: Clock,
@@ -136,7 +137,8 @@ class Orchestrator:
         return pause
 
     async def _store_new(self, collector: AnyCollector, stored: Stored) -> None:
-        cursor = await self._thread.run(self._ledger.cursor, collector.name)
+        name = collector.name
+        cursor = await self._thread.run(self._ledger.run, lambda ledger: ledger.cursor(name))
         batches = collector.read(cursor)
         async with contextlib.aclosing(batches):  # type: ignore[type-var]  # an async generator
             while (batch := await self._next(batches)) is not None:
@@ -182,13 +184,10 @@ class Orchestrator:
     async def _note(self, name: str, wall: float, health: Health, stored: Stored) -> None:
         try:
             await self._thread.run(
-                self._ledger.note_run,
-                name,
-                wall,
-                health.duration,
-                stored,
-                health.error,
-                health.hint,
+                self._ledger.run,
+                lambda ledger: ledger.note_run(
+                    name, wall, health.duration, stored, health.error, health.hint
+                ),
             )
         except Exception as error:  # noqa: BLE001 - history about a run must not end the run
             self._log.warning("run.unnoted", collector=name, error=type(error).__name__)
@@ -199,5 +198,3 @@ def _is_configured(collector: AnyCollector) -> bool:
         return collector.is_configured()
     except Exception:  # noqa: BLE001 - answered by running it, which reports the failure
         return True
-
-

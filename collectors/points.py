@@ -120,7 +120,9 @@ class TokenUsagePoint(msgspec.Struct, kw_only=True, array_like=True, gc=False):
         if isinstance(value, int):
             return value
         if value.tzinfo is None:
-            raise ValueError("timestamp must be aware: datetime.now(UTC) or datetime(..., tzinfo=UTC)")
+            raise ValueError(
+                "timestamp must be aware: datetime.now(UTC) or datetime(..., tzinfo=UTC)"
+            )
         return int(value.timestamp() * 1000)
 
     @property

@@ -14,6 +14,7 @@ from collectors.settings import Layers
 BUILT_IN = (
     "collectors.agents.claude_code:ClaudeCodeCollector",
     "collectors.agents.claude_stats:ClaudeStatsCollector",
+    "collectors.agents.spool:SpoolCollector",
 )
 ENTRY_POINTS = "tokendash.collectors"
 
@@ -30,7 +31,9 @@ class Registry:
         return [collector for collector in self.collectors if collector.is_configured()]
 
 
-def collector_types(extra: Iterable[str] = ()) -> tuple[list[type[AnyCollector]], list[TokendashError]]:
+def collector_types(
+    extra: Iterable[str] = (),
+) -> tuple[list[type[AnyCollector]], list[TokendashError]]:
     """Every collector class, and an error for each that cannot be loaded."""
     found: dict[str, type[AnyCollector]] = {}
     problems: list[TokendashError] = []
@@ -69,7 +72,8 @@ def load_type(path: str) -> type[AnyCollector]:
         ) from None
     if not (isinstance(kind, type) and issubclass(kind, BaseCollector) and hasattr(kind, "name")):
         raise SettingsError(
-            f"{path} is not a collector", "derive it from collectors.base.BaseCollector and set `name`"
+            f"{path} is not a collector",
+            "derive it from collectors.base.BaseCollector and set `name`",
         )
     return kind
 

@@ -1,24 +1,19 @@
-"""Settings: environment, then `.env`, then `tokendash.yaml`, then defaults; each value knows its origin."""
+"""The settings there are, and the checking of what `layers.py` found written down."""
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
-from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from collectors.errors import SettingsError
+from collectors.layers import Layers, Value, read_layers, read_secret
 
-PREFIX = "TOKENDASH_"
-REPOSITORY = Path(__file__).resolve().parent.parent
+__all__ = ["Layers", "Settings", "Value", "fields_of", "is_secret", "read_layers", "read_secret"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,7 +39,7 @@ class Settings(BaseModel):
         300, ge=1, le=86_400, description="Seconds between two runs of a collector"
     )
     local_interval: float = Field(
-        10, ge=0.2, le=86_400, description="Seconds between two looks at this machine's log files"
+        10, ge=0.05, le=86_400, description="Seconds between two looks at this machine's log files"
     )
     collect_timeout: float = Field(
         120, gt=0, description="Seconds one batch of a collector may take before it is given up"
@@ -58,11 +53,13 @@ class Settings(BaseModel):
     )
     tz: str = Field("", description="IANA zone that cuts days; default: the host's")
     influxdb_url: str = Field("", description="InfluxDB's address; unset: the ledger keeps it all")
-    influxdb_token: SecretStr = Field(SecretStr(""), description="A token that may write the bucket")
+    influxdb_token: SecretStr = Field(
+        SecretStr(""), description="A token that may write the bucket"
+    )
     influxdb_org: str = Field("tokendash", description="InfluxDB 2 organisation")
     influxdb_bucket: str = Field("tokens", description="InfluxDB 2 bucket, or 1.x/3 database")
     influxdb_interval: float = Field(
-        30, ge=0.2, le=86_400, description="Seconds between two sends; spread by 10 %"
+        30, ge=0.05, le=86_400, description="Seconds between two sends; spread by 10 %"
     )
     influxdb_settle: float = Field(
         600, ge=0, description="Seconds after which an acknowledged point is sent once more"
@@ -76,7 +73,8 @@ class Settings(BaseModel):
     )
     host_name: str = Field("", description="Value of the tag `host`; default: the host's name")
     project_tag: Literal["name", "hash", "off"] = Field(
-        "name", description="How projects appear outside the ledger: last path part, hash, not at all"
+        "name",
+        description="How projects appear outside the ledger: last path part, hash, not at all",
     )
     prices_file: Path | None = Field(
         None, description="Your prices (YAML or JSON), used before the built-in ones"
@@ -96,73 +94,71 @@ class Settings(BaseModel):
 HOUR_ALIASES = {"SYNC_INTERVAL_HOURS": "COLLECT_INTERVAL"}
 
 
-@dataclass(frozen=True)
-class Value:
-    """One raw setting and where it was found."""
+def load(layers: Layers, model: type[M], prefix: str = "") -> M:
+    """Validate the settings of one model.
 
-    text: Any
-    origin: str
-
-
-@dataclass(frozen=True)
-class Layers:
-    """All settings as they were written, nearest first; validated by `load`."""
-
-    environ: Mapping[str, str]
-    files: tuple[tuple[str, Mapping[str, Any]], ...] = ()
-    notes: tuple[str, ...] = ()
-    used: dict[str, str] = field(default_factory=dict)
-
-    def find(self, name: str, *, is_secret: bool = False) -> Value | None:
-        """The nearest non-empty value of a setting, its `TOKENDASH_` form or its `_FILE` form."""
-        for origin, values in (("environment", self.environ), *self.files):
-            for key in (PREFIX + name, name):
-                value = values.get(key)
-                if value is not None and value != "":
-                    return Value(_expand(value, self.environ), f"{origin} ({key})")
-            if is_secret:
-                for key in (PREFIX + name + "_FILE", name + "_FILE"):
-                    path = values.get(key)
-                    if path:
-                        return Value(read_secret(name, Path(str(path))), f"file named by {key}")
-        return None
-
-    def load(self, model: type[M], prefix: str = "") -> M:
-        """Validate the settings of one model.
-
-        Raises:
-            SettingsError: names every wrong setting and its origin, never a value.
-        """
-        raw: dict[str, Any] = {}
-        for key, env_name, info in fields_of(model, prefix):
-            found = self.find(env_name, is_secret=is_secret(info))
-            if found is None:
-                for alias, target in HOUR_ALIASES.items():
-                    if target == env_name and (hours := self.find(alias)) is not None:
-                        found = Value(_hours(alias, hours), hours.origin)
-            if found is not None:
-                raw[key] = found.text
-                self.used[env_name] = found.origin
+    Raises:
+        SettingsError: names every wrong setting and its origin, never a value.
+    """
+    raw: dict[str, Any] = {}
+    unread: dict[str, SettingsError] = {}
+    for key, env_name, info in fields_of(model, prefix):
         try:
-            return model.model_validate(raw)
-        except ValidationError as error:
-            raise SettingsError(*_explain(error, model, prefix, self.used)) from None
+            found = _find(layers, env_name, info)
+        except SettingsError as error:
+            unread[env_name] = error
+            continue
+        if found is not None:
+            raw[key] = found.text
+            layers.used[env_name] = found.origin
+    wrong: ValidationError | None = None
+    try:
+        checked = model.model_validate(raw)
+        if not unread:
+            return checked
+    except ValidationError as error:
+        wrong = error
+    raise SettingsError(*_explain(unread, wrong, model, prefix, layers.used))
+
+
+def _find(layers: Layers, env_name: str, info: FieldInfo) -> Value | None:
+    found = layers.find(env_name, is_secret=is_secret(info))
+    if found is None:
+        for alias, target in HOUR_ALIASES.items():
+            if target == env_name and (hours := layers.find(alias)) is not None:
+                return Value(_hours(alias, hours), hours.origin)
+    return found
 
 
 def _hours(name: str, value: Value) -> float:
     try:
         return float(value.text) * 3600
     except (TypeError, ValueError):
-        raise SettingsError(f"{name} is not a number of hours", "set it to a number such as 6") from None
+        raise SettingsError(
+            f"{name} is not a number of hours", "set it to a number such as 6"
+        ) from None
 
 
 def _explain(
-    error: ValidationError, model: type[BaseModel], prefix: str, used: Mapping[str, str]
+    unread: Mapping[str, SettingsError],
+    wrong: ValidationError | None,
+    model: type[BaseModel],
+    prefix: str,
+    used: Mapping[str, str],
 ) -> tuple[str, str]:
+    """Message and hint that name every wrong setting, so that one correction is enough."""
+    if wrong is None and len(unread) == 1:
+        [error] = unread.values()
+        return str(error), error.hint
+    lines = [str(error) for error in unread.values()]
     names = {key: env_name for key, env_name, _ in fields_of(model, prefix)}
-    lines = []
-    for item in error.errors(include_input=False, include_context=False, include_url=False):
+    found = [] if wrong is None else wrong.errors(
+        include_input=False, include_context=False, include_url=False
+    )
+    for item in found:
         name = names.get(str(item["loc"][0]), str(item["loc"][0])) if item["loc"] else ""
+        if name in unread:  # it is missing because it could not be read
+            continue
         lines.append(f"{name} from {used.get(name, 'default')}: {item['msg']}")
     return "wrong setting: " + "; ".join(lines), "correct it, or remove it to use the default"
 
@@ -177,81 +173,3 @@ def fields_of(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, F
 def is_secret(info: FieldInfo) -> bool:
     """Whether a setting must never be shown."""
     return info.annotation is SecretStr or SecretStr in get_args(info.annotation)
-
-
-def read_secret(name: str, path: Path) -> str:
-    """The content of a secret's file, trimmed.
-
-    Raises:
-        SettingsError: the file cannot be read or is empty.
-    """
-    try:
-        text = path.expanduser().read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(
-            f"{name}_FILE names {path}, which cannot be read: {reason}",
-            f"make the file readable, or set {name} directly",
-        ) from None
-    if not text:
-        raise SettingsError(f"{name}_FILE names {path}, which is empty", "write the secret into it")
-    return text
-
-
-def _expand(value: Any, environ: Mapping[str, str]) -> Any:
-    """`${NAME}` inside a value, from the environment; an unset name stays as written."""
-    if isinstance(value, str) and "${" in value:
-        return re.sub(r"\$\{(\w+)\}", lambda m: environ.get(m[1], m[0]), value)
-    return value
-
-
-def read_layers(
-    environ: Mapping[str, str], *, config_dir: Path, repository: Path = REPOSITORY
-) -> Layers:
-    """Collect the settings of environment, `.env` and `tokendash.yaml`.
-
-    Only the configuration folder and the repository are looked at, never the folder a command is
-    called in.
-
-    Raises:
-        SettingsError: a file cannot be read or is not what its name says.
-    """
-    files: list[tuple[str, Mapping[str, Any]]] = []
-    notes: list[str] = []
-    folders = [config_dir]
-    if (repository / "requirements.txt").exists():
-        folders.append(repository)
-    for folder in folders:
-        path = folder / ".env"
-        if path.is_file():
-            mode = path.stat().st_mode
-            if mode & (stat.S_IRGRP | stat.S_IROTH) and os.name == "posix":
-                notes.append(f"{path} can be read by other users: chmod 600 {path}")
-            try:
-                files.append((str(path), dotenv_values(path, interpolate=False)))
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(
-                    f"{path} cannot be read ({type(error).__name__})", "make it a readable UTF-8 file"
-                ) from None
-    for folder in folders:
-        path = folder / "tokendash.yaml"
-        if path.is_file():
-            files.append((str(path), _read_yaml(path)))
-    return Layers(environ, tuple(files), tuple(notes))
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark else ""
-        raise SettingsError(f"{path} cannot be read{where}", "correct the file's YAML") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path} is not a mapping of settings", "write `NAME: value` lines")
-    settings = content.get("settings", {})
-    if not isinstance(settings, dict):
-        raise SettingsError(f"{path}: `settings` is not a mapping", "write `NAME: value` lines")
-    return {str(key).upper(): value for key, value in settings.items()}

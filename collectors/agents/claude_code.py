@@ -3,13 +3,14 @@
 A response is written once per content block while it streams; all its lines repeat message id,
 request id and prompt counts, and only the last has the final output count. Copies of lines turn up
 in other files (resumed, forked and backgrounded sessions, sub-agents, the parent's progress lines),
-so a response is known by its ids alone, wherever it is found. Seen with versions 1.0.128 to 2.1.201.
+so a response is known by its ids alone, wherever it is found. Seen with 1.0.128 to 2.1.201.
 
 Traps, each with a fixture of its name: `streamed_message` (growing output), `side_conversation` (a
 replay under a new request id), `gateway_without_request_id` (prompt first, remainder later),
-`advisor_iteration` (calls the top-level counts leave out), `progress_copy` (a sub-agent's message in
-the parent's file), `usage_look_alikes` (tool inputs and results that hold the word), `split_over_sum`
-(cache writes larger than their parts, and smaller), `synthetic_notice` (local notices with zeros).
+`advisor_iteration` (calls the top-level counts leave out), `progress_copy` (a sub-agent's message
+in the parent's file), `usage_look_alikes` (tool inputs and results that hold the word),
+`split_over_sum` (cache writes larger than their parts, and smaller), `synthetic_notice` (local
+notices with zeros).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pydantic import Field
 from collectors.agents.jsonl import MOST, JsonlCollector, count, lenient, timestamp_ms
 from collectors.agents.models import provider_of
 from collectors.agents.projects import ProjectFinder
-from collectors.agents.tail import LogFile
+from collectors.agents.tail import LogFile, printable
 from collectors.base import Billing, Context, Options, TokenUsagePoint
 from collectors.errors import FormatError
 
@@ -41,6 +42,7 @@ DEFAULT_CLEANUP_DAYS = 30
 _SYNTHETIC = "<synthetic>"
 _GLOBAL_ID = "msg_"  # what Anthropic's own ids start with; others may be reused
 _LONG_ID = 20
+_DEAREST_USD = 1_000_000  # a call that claims to have cost more claims nothing
 
 
 class ClaudeCodeOptions(Options):
@@ -49,7 +51,9 @@ class ClaudeCodeOptions(Options):
     config_dir: str = Field(
         "",
         validation_alias="CLAUDE_CONFIG_DIR",
-        description="Claude Code's folders, comma-separated; default: `~/.config/claude`, `~/.claude`",
+        description=(
+            "Claude Code's folders, comma-separated; default: `~/.config/claude`, `~/.claude`"
+        ),
     )
     plan: Plan = Field(
         "",
@@ -84,8 +88,8 @@ class _Iteration(msgspec.Struct, gc=False):
 class _Usage(msgspec.Struct, gc=False):
     input_tokens: int | None = 0
     output_tokens: int | None = 0
-    cache_read_input_tokens: int | None | UnsetType = UNSET
-    cache_creation_input_tokens: int | None | UnsetType = UNSET
+    cache_read_input_tokens: int | UnsetType | None = UNSET
+    cache_creation_input_tokens: int | UnsetType | None = UNSET
     cache_creation: _CacheCreation | None = None
     output_tokens_details: _OutputDetails | None = None
     server_tool_use: _ServerTools | None = None
@@ -146,15 +150,14 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
     name: ClassVar[str] = "claude-code"
     options_type = ClaudeCodeOptions
     markers = (b'"usage"',)
+    witness = b'"stop_reason"'
 
     def __init__(
         self, options: ClaudeCodeOptions | None = None, context: Context | None = None
     ) -> None:
         super().__init__(options, context)
         self._projects = ProjectFinder()
-        self._latest_ms = int(
-            (self.context.now() + timedelta(days=1)).timestamp() * 1000
-        )
+        self._latest_ms = int((self.context.now() + timedelta(days=1)).timestamp() * 1000)
 
     def config_dirs(self) -> list[Path]:
         """Configuration folders, whether or not they exist."""
@@ -190,12 +193,13 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
         return DEFAULT_CLEANUP_DAYS
 
     def parse(self, line: memoryview, log: LogFile) -> Iterable[TokenUsagePoint]:
+        entry: _Entry | None
         try:
             entry = _decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             entry = self._recover(line)
-            if entry is None:
-                return ()
+        if entry is None:
+            return ()
         if entry.type == "assistant" and entry.message is not None:
             if entry.message.usage is None or entry.isApiErrorMessage:
                 return ()
@@ -211,7 +215,8 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
         self, entry: _Entry, answer: _Entry | _Inner, replayed: bool, log: LogFile
     ) -> Iterator[TokenUsagePoint]:
         message = answer.message
-        assert message is not None and message.usage is not None  # noqa: S101, PT018 - parse looked
+        assert message is not None  # parse looked
+        assert message.usage is not None
         usage = message.usage
         model = message.model
         if model == _SYNTHETIC:
@@ -219,9 +224,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
         if not model:
             raise FormatError("model missing")
         key, request = _identity(message.id, answer, entry)
-        written, written_1h = _cache_writes(
-            usage.cache_creation_input_tokens, usage.cache_creation
-        )
+        written, written_1h = _cache_writes(usage.cache_creation_input_tokens, usage.cache_creation)
         output = usage.output_tokens or 0
         thinking = usage.output_tokens_details
         tools = usage.server_tool_use
@@ -248,7 +251,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
             branch=entry.gitBranch or "",
             replayed=replayed,
             has_cache_counts=read is not UNSET or usage.cache_creation_input_tokens is not UNSET,
-            stated_cost_usd=entry.costUSD if entry.costUSD and entry.costUSD > 0 else None,
+            stated_cost_usd=_stated(entry.costUSD),
         )
         _check(point)
         yield point
@@ -278,7 +281,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
 def claude_config_dirs(setting: str, context: Context) -> list[Path]:
     """The folders of the setting, else both places Claude Code is known to use."""
     if setting:
-        parts = re.split(r"[,%s]" % re.escape(os.pathsep), setting)
+        parts = re.split(f"[,{re.escape(os.pathsep)}]", setting)
         return [_expand(part.strip(), context.home) for part in parts if part.strip()]
     config_home = context.config_home or context.home / ".config"
     return [config_home / "claude", context.home / ".claude"]
@@ -299,12 +302,10 @@ def _expand(text: str, home: Path) -> Path:
 
 def _folder(log: LogFile) -> str:
     """The folder below `projects/`: all that is known of a line without `cwd`."""
-    return os.path.relpath(log.path, log.root).partition(os.sep)[0]
+    return printable(os.path.relpath(log.path, log.root).partition(os.sep)[0])
 
 
-def _identity(
-    message_id: str | None, answer: _Entry | _Inner, entry: _Entry
-) -> tuple[str, str]:
+def _identity(message_id: str | None, answer: _Entry | _Inner, entry: _Entry) -> tuple[str, str]:
     """Key and variant of a response: message id and request id, or the best there is."""
     request = answer.requestId or ""
     if not message_id:
@@ -316,15 +317,22 @@ def _identity(
     return message_id, request
 
 
-def _cache_writes(
-    total: int | None | UnsetType, split: _CacheCreation | None
-) -> tuple[int, int]:
+def _cache_writes(total: int | UnsetType | None, split: _CacheCreation | None) -> tuple[int, int]:
     """All cache writes and the 1-hour part; the larger of sum and parts is what was billed."""
     written = 0 if total is UNSET else total or 0
     if split is None:
         return written, 0
-    hour = split.ephemeral_1h_input_tokens or 0
-    return max(written, (split.ephemeral_5m_input_tokens or 0) + hour), hour
+    minutes, hour = split.ephemeral_5m_input_tokens or 0, split.ephemeral_1h_input_tokens or 0
+    if minutes < 0:
+        raise FormatError("token count out of range")
+    return max(written, minutes + hour), hour
+
+
+def _stated(cost: Decimal | None) -> Decimal | None:
+    """What a line of an old version says the call cost, where that can be true."""
+    if cost is None or not cost.is_finite() or not 0 < cost < _DEAREST_USD:
+        return None
+    return cost
 
 
 def _iteration(point: TokenUsagePoint, index: int, extra: _Iteration) -> TokenUsagePoint:
@@ -363,6 +371,7 @@ def _check(point: TokenUsagePoint) -> None:
         )
         < 0
         or point.total_tokens > MOST
+        or point.web_search_requests > MOST
         or point.cache_write_1h_tokens > point.cache_write_tokens
     ):
         raise FormatError("token count out of range")
@@ -384,47 +393,67 @@ def _tidied(entry: dict[str, Any]) -> dict[str, Any]:
     """The entry with its usage numbers read leniently; what is not ours is left out.
 
     Raises:
-        FormatError: a count is not one.
+        FormatError: a count is not one, or an object is something else.
     """
-    kept = {key: entry.get(key) for key in ("type", "timestamp", "requestId", "uuid", "sessionId")}
-    kept |= {key: entry.get(key) for key in ("cwd", "gitBranch", "isSidechain")}
-    kept["isApiErrorMessage"] = entry.get("isApiErrorMessage")
-    for name in ("requestId", "uuid", "sessionId", "cwd", "gitBranch"):
-        if not isinstance(kept[name], str):
-            kept[name] = None
-        else:
-            kept[name] = kept[name].encode("utf-8", "replace").decode()
-    if isinstance(entry.get("message"), dict):
-        kept["message"] = _tidied_message(entry["message"])
+    kept: dict[str, Any] = {"type": entry["type"], "timestamp": entry.get("timestamp")}
+    kept |= {name: _id(entry, name) for name in ("requestId", "uuid", "sessionId")}
+    kept |= {name: _text(entry.get(name)) for name in ("cwd", "gitBranch")}
+    kept |= {name: entry.get(name) for name in ("isSidechain", "isApiErrorMessage")}
+    if entry["type"] == "assistant":
+        kept["message"] = _tidied_message(_object(entry, "message"))
+        return kept
+    # Progress has other contents too; only a sub-agent's answer is ours.
     data = entry.get("data")
     inner = data.get("message") if isinstance(data, dict) else None
-    if isinstance(inner, dict):
-        inside = {key: inner.get(key) for key in ("type", "timestamp", "requestId", "uuid")}
-        if isinstance(inner.get("message"), dict):
-            inside["message"] = _tidied_message(inner["message"])
+    if isinstance(inner, dict) and inner.get("type") == "assistant":
+        inside: dict[str, Any] = {"type": "assistant", "timestamp": inner.get("timestamp")}
+        inside |= {name: _id(inner, name) for name in ("requestId", "uuid")}
+        inside["message"] = _tidied_message(_object(inner, "message"))
         kept["data"] = {"message": inside}
     return kept
 
 
-def _tidied_message(message: dict[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {"id": message.get("id"), "model": message.get("model")}
-    for name, value in kept.items():
-        if isinstance(value, str):
-            kept[name] = value.encode("utf-8", "replace").decode()
-    usage = message.get("usage")
-    if isinstance(usage, dict):
-        kept["usage"] = _tidied_usage(usage)
-    return kept
+def _tidied_message(message: dict[str, Any] | None) -> dict[str, Any] | None:
+    if message is None:
+        return None
+    usage = _object(message, "usage")
+    return {
+        "id": _id(message, "id"),
+        "model": _id(message, "model"),
+        "usage": None if usage is None else _tidied_usage(usage),
+    }
 
 
 def _tidied_usage(usage: dict[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {name: count(usage[name], name) for name in _COUNTS if name in usage}
     for name in ("cache_creation", "output_tokens_details", "server_tool_use"):
-        if isinstance(usage.get(name), dict):
-            kept[name] = _tidied_usage(usage[name])
+        inner = _object(usage, name)
+        if inner is not None:
+            kept[name] = _tidied_usage(inner)
     for name in ("service_tier", "speed", "inference_geo", "type", "model"):
-        if isinstance(usage.get(name), str):
-            kept[name] = usage[name]
-    if isinstance(usage.get("iterations"), list):
-        kept["iterations"] = [_tidied_usage(x) for x in usage["iterations"] if isinstance(x, dict)]
+        kept[name] = _text(usage.get(name))
+    extra = usage.get("iterations")
+    if extra is not None:
+        if not isinstance(extra, list) or not all(isinstance(x, dict) for x in extra):
+            raise FormatError("iterations is not a list of objects")
+        kept["iterations"] = [_tidied_usage(x) for x in extra]
     return kept
+
+
+def _object(parent: dict[str, Any], name: str) -> dict[str, Any] | None:
+    found = parent.get(name)
+    if found is not None and not isinstance(found, dict):
+        raise FormatError(f"{name} is not an object")
+    return found
+
+
+def _id(parent: dict[str, Any], name: str) -> str | None:
+    found = parent.get(name)
+    if found is not None and not isinstance(found, str):
+        raise FormatError(f"{name} is not text")
+    return _text(found)
+
+
+def _text(value: object) -> str | None:
+    """A string that can be stored: half a character (a lone surrogate) becomes a question mark."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None

@@ -7,30 +7,39 @@ price. Lifetime sums in the same file belong to no day and are not read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import ClassVar
-from zoneinfo import ZoneInfo
+from typing import Any, ClassVar
 
 import msgspec
 
 from collectors.agents.claude_code import ClaudeCodeOptions, billing_of, claude_config_dirs
 from collectors.agents.jsonl import count
 from collectors.agents.models import provider_of
-from collectors.base import BaseCollector, Billing, Merge, Quality, TokenUsagePoint, Width
+from collectors.agents.tail import printable
+from collectors.base import (
+    BaseCollector,
+    Batch,
+    Billing,
+    Merge,
+    Quality,
+    Refusal,
+    TokenUsagePoint,
+    Width,
+)
 from collectors.errors import FormatError, SourceUnavailableError
 
 STATS_FILE = "stats-cache.json"
 
 
 class _Day(msgspec.Struct):
-    date: str = ""
-    tokensByModel: dict[str, object] = {}  # noqa: N815, RUF012 - as written; msgspec copies it
+    date: object = None
+    tokensByModel: object = None  # noqa: N815 - as written
 
 
 class _Stats(msgspec.Struct):
-    dailyModelTokens: list[_Day] = []  # noqa: N815, RUF012 - as written; msgspec copies it
+    dailyModelTokens: list[_Day] = []  # noqa: N815 - as written; msgspec copies it
 
 
 class ClaudeStatsCollector(BaseCollector[ClaudeCodeOptions]):
@@ -61,29 +70,35 @@ class ClaudeStatsCollector(BaseCollector[ClaudeCodeOptions]):
     def looked_for(self) -> Sequence[str]:
         return [str(path) for path in self.files()]
 
-    async def collect(self) -> list[TokenUsagePoint]:
-        days: dict[tuple[str, str], int] = {}
+    async def read(self, cursor: Mapping[str, Any]) -> AsyncIterator[Batch]:
+        del cursor
+        days: dict[tuple[date, str], int] = {}
+        refusals: list[Refusal] = []
         for path in self.files():
-            for day in self._read(path):
-                for model, tokens in day.tokensByModel.items():
-                    key = (day.date, model)
+            for index, day in enumerate(self._read(path)):
+                try:
+                    found = _tokens(day)
+                except FormatError as error:
+                    where = printable(str(path))
+                    refusals.append(Refusal(reason=error.reason, location=where, offset=index))
+                    continue
+                for key, tokens in found.items():
                     # Two folders may hold copies of one file: the larger number, not the sum.
-                    days[key] = max(days.get(key, 0), count(tokens, "tokensByModel"))
-        zone = self.context.zone
-        return [
-            TokenUsagePoint(
-                provider=provider_of(model),
-                model=model,
-                timestamp=_midnight(day, zone),
-                key=f"stats\0{day}\0{model}",
-                unsplit_tokens=tokens,
-                requests=0,
-                width=Width.DAY,
-                quality=Quality.ESTIMATED,
-            )
-            for (day, model), tokens in sorted(days.items())
-            if tokens
-        ]
+                    days[key] = max(days.get(key, 0), tokens)
+        points = [self._point(*key, tokens) for key, tokens in sorted(days.items()) if tokens]
+        yield Batch(points=[*points], refusals=refusals, skipped=len(refusals))
+
+    def _point(self, day: date, model: str, tokens: int) -> TokenUsagePoint:
+        return TokenUsagePoint(
+            provider=provider_of(model),
+            model=model,
+            timestamp=datetime.combine(day, time(), self.context.zone),
+            key=f"stats\0{day.isoformat()}\0{model}",
+            unsplit_tokens=tokens,
+            requests=0,
+            width=Width.DAY,
+            quality=Quality.ESTIMATED,
+        )
 
     @staticmethod
     def _read(path: Path) -> list[_Day]:
@@ -104,8 +119,18 @@ class ClaudeStatsCollector(BaseCollector[ClaudeCodeOptions]):
             ) from None
 
 
-def _midnight(day: str, zone: ZoneInfo) -> datetime:
+def _tokens(day: _Day) -> dict[tuple[date, str], int]:
+    """Tokens by day and model; a day is understood as a whole or not at all.
+
+    Raises:
+        FormatError: the date is none, or a number is not a count.
+    """
+    if not isinstance(day.date, str) or not isinstance(day.tokensByModel, dict):
+        raise FormatError("day of another shape")
     try:
-        return datetime.combine(date.fromisoformat(day), time(), zone)
+        when = date.fromisoformat(day.date)
     except ValueError:
-        raise FormatError("dailyModelTokens has a day that is not a date") from None
+        raise FormatError("day is not a date") from None
+    return {
+        (when, model): count(tokens, "tokensByModel") for model, tokens in day.tokensByModel.items()
+    }

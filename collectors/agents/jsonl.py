@@ -1,4 +1,4 @@
-"""The base of collectors that read JSONL logs: they say where, which lines, and what a line means."""
+"""The base of collectors that read JSONL logs: they say where, which lines, and what one means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from collectors.agents.scan import ScanPool
+from collectors.agents.scan import ScanPool, unread_bytes
 from collectors.agents.tail import (
     TOO_LONG,
     LineReader,
@@ -20,7 +20,15 @@ from collectors.agents.tail import (
     has_changed,
     list_logs,
 )
-from collectors.base import BaseCollector, Batch, Merge, Options, Refusal, TokenUsagePoint
+from collectors.base import (
+    BaseCollector,
+    Batch,
+    Merge,
+    Options,
+    Point,
+    Refusal,
+    TokenUsagePoint,
+)
 from collectors.clock import EARLIEST_MS
 from collectors.errors import FormatError, SourceUnavailableError
 from collectors.merging import absorb
@@ -42,6 +50,9 @@ class JsonlCollector(BaseCollector[O]):
     merge = Merge.LARGEST
     is_local = True
     markers: ClassVar[tuple[bytes, ...]]
+    witness: ClassVar[bytes] = b""  # in every line that should hold a marker, whatever its name
+
+    unread_lines = 0  # lines that told nothing since the last one that told of a call
 
     def roots(self) -> Iterable[Path]:
         """Folders to look under; missing ones are normal."""
@@ -74,7 +85,7 @@ class JsonlCollector(BaseCollector[O]):
         work = [
             (log, position)
             for log in listing.files
-            if has_changed(log, position := cursor.get(log.path), self.parser_version)
+            if has_changed(log, position := cursor.get(log.name), self.parser_version)
         ]
         work.sort(key=lambda item: item[0].mtime_ns, reverse=True)
         return work
@@ -89,14 +100,14 @@ class JsonlCollector(BaseCollector[O]):
         if listing.unreadable:
             refusals = [Refusal(reason="folder unreadable", location=x) for x in listing.unreadable]
             yield Batch(refusals=refusals)
-        if sum(log.size for log, _ in work) >= POOL_BYTES:
+        if sum(unread_bytes(*item) for item in work) >= POOL_BYTES:
             async with ScanPool(self) as pool:
                 async for batch in pool.scan(work):
                     yield batch
             return
         batches = self.scan(work)
-        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-            yield batch
+        while (found := await asyncio.to_thread(_next, batches)) is not None:
+            yield found
 
     def scan(self, work: Iterable[Work]) -> Iterator[Batch]:
         """Read files one after another; batches of merged points with the positions they end at."""
@@ -115,19 +126,19 @@ class _Gathering:
         self._points: dict[tuple[str, str], TokenUsagePoint] = {}
         self._cursor: dict[str, Any] = {}
         self._refusals: list[Refusal] = []
-        self._lines = self._understood = 0
 
     def read(self, log: LogFile, position: Sequence[int] | None) -> Iterator[Batch]:
         collector = self._collector
         points = self._points
         progress = Progress(log, collector.parser_version)
         parse = collector.parse
+        lines = understood = 0
         try:
             for line in self._reader.read(log, position, collector.parser_version, progress):
-                self._lines += 1
+                lines += 1
                 try:
                     for point in parse(line.data, log):
-                        self._understood += 1
+                        understood += 1
                         key = (point.key, point.variant)
                         seen = points.get(key)
                         if seen is None:
@@ -135,39 +146,49 @@ class _Gathering:
                         else:
                             absorb(seen, point)
                 except FormatError as error:
-                    self._refuse(error.reason, log.path, line.offset, len(line.data))
+                    self._refuse(error.reason, log, line.offset, len(line.data))
                 if len(points) >= POINTS_PER_BATCH:
-                    self._cursor[log.path] = progress.position(is_final=False)
+                    self._cursor[log.name] = progress.position(is_final=False)
+                    self._refuse_too_long(progress)
                     yield self._take()
                     points = self._points
         except FileNotFoundError:
             return  # deleted since it was listed; what was counted stays counted
         except OSError as error:
             reason = f"file unreadable: {error.strerror or 'not a regular file'}"
-            self._refuse(reason, log.path, 0, log.size)
+            self._refuse(reason, log, 0, log.size)
             return
-        for offset, length in progress.too_long:
-            self._refuse(TOO_LONG, log.path, offset, length)
-        self._cursor[log.path] = progress.position()
+        self._refuse_too_long(progress)
+        self._cursor[log.name] = progress.position()
+        if understood:
+            collector.unread_lines = 0
+        elif lines or collector.witness:
+            collector.unread_lines += lines or self._reader.count(collector.witness)
         if len(self._cursor) >= FILES_PER_BATCH:
             yield self._take()
 
     def finish(self) -> Iterator[Batch]:
-        if self._lines >= UNREAD_LINES and not self._understood:
-            self._refuse(FORMAT_CHANGED, "", 0, 0)
+        if self._collector.unread_lines >= UNREAD_LINES:
+            self._collector.unread_lines = 0
+            self._refusals.append(Refusal(reason=FORMAT_CHANGED))
         if self._points or self._cursor or self._refusals:
             yield self._take()
 
-    def _refuse(self, reason: str, path: str, offset: int, length: int) -> None:
+    def _refuse(self, reason: str, log: LogFile, offset: int, length: int) -> None:
         self._refusals.append(
-            Refusal(reason=reason, location=path, offset=offset, length=length)
+            Refusal(reason=reason, location=log.name, offset=offset, length=length)
         )
 
+    def _refuse_too_long(self, progress: Progress) -> None:
+        for offset, length in progress.too_long:
+            self._refuse(TOO_LONG, progress.log, offset, length)
+        progress.too_long.clear()
+
     def _take(self) -> Batch:
-        points = list(self._points.values())
         name = self._collector.counts_as()
-        for point in points:
+        for point in self._points.values():
             point.identify(name)
+        points: list[Point] = [*self._points.values()]
         batch = Batch(
             points=points,
             cursor=self._cursor,
@@ -177,6 +198,10 @@ class _Gathering:
         )
         self._points, self._cursor, self._refusals = {}, {}, []
         return batch
+
+
+def _next(batches: Iterator[Batch]) -> Batch | None:
+    return next(batches, None)
 
 
 # -- values in log lines --------------------------------------------------------------------------
@@ -208,9 +233,9 @@ def count(value: object, name: str) -> int:
     """
     if value is None:
         return 0
-    if isinstance(value, str) and re.fullmatch(r"\d{1,16}", value):
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,16}", value):
         value = int(value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and value < MOST:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
         raise FormatError(f"{name} is not a count")

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 _SCP = re.compile(r"^(?:[^@/]+@)?([\w.-]+):(?!//)(.+)$")
-_URL = re.compile(r"^[a-z+]+://(?:[^@/]*@)?([^/:]+)(?::\d+)?/(.+)$")
+_URL = re.compile(r"^[a-z+]+://(?:[^/]*@)?([^/:@]+)(?::\d+)?/(.+)$")
+_LONGEST = 4096  # PATH_MAX: a longer one names no folder
 
 
 def remote_name(url: str) -> str:
@@ -16,6 +17,9 @@ def remote_name(url: str) -> str:
     if not match:
         return ""
     host, path = match.groups()
+    path = re.split(r"[?#]", path, maxsplit=1)[0]
+    if "@" in path:  # a password with a slash in it: better no name than half a secret
+        return ""
     return f"{host.lower()}/{path.strip('/').removesuffix('.git')}"
 
 
@@ -34,7 +38,7 @@ class ProjectFinder:
 
     def _find(self, folder: str) -> str:
         path = Path(folder)
-        if not path.is_absolute():
+        if not path.is_absolute() or len(folder) > _LONGEST:
             return folder
         for candidate in (path, *path.parents):
             git = candidate / ".git"
@@ -54,7 +58,7 @@ class ProjectFinder:
         common = target / "commondir"
         if common.is_file():  # a worktree belongs to the repository it was made from
             target = (target / common.read_text(encoding="utf-8").strip()).resolve()
-            return self._identify(target.parent, target)
+            return self._identify(target.parent if target.name == ".git" else target, target)
         return self._identify(root, target)
 
     @staticmethod
@@ -66,8 +70,7 @@ class ProjectFinder:
             return str(root)
         remotes: dict[str, str] = {}
         section = ""
-        for line in text.splitlines():
-            line = line.strip()
+        for line in map(str.strip, text.splitlines()):
             if line.startswith("["):
                 match = re.match(r'\[remote "(.+)"\]', line)
                 section = match[1] if match else ""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import selectors
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -28,17 +30,18 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 _LENGTH = 4
+_PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class _Job(msgspec.Struct, array_like=True):
-    """What a worker is asked to read."""
+    """What a worker is asked to read; paths are bytes, because names need not be text."""
 
     collector: str  # module:Class
     options: dict[str, Any]
-    home: str
-    config_home: str
+    home: bytes
+    config_home: bytes
     now: float
-    files: list[tuple[str, int, int, int, str, list[int] | None]]
+    files: list[tuple[bytes, int, int, int, bytes, list[int] | None]]
 
 
 class _UsageBatch(msgspec.Struct, array_like=True):
@@ -59,7 +62,10 @@ class ScanPool:
 
     def __init__(self, collector: JsonlCollector[Any]) -> None:
         self._collector = collector
-        self._processes: list[asyncio.subprocess.Process] = []
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._selector = selectors.DefaultSelector()
+        self._served: dict[int, int] = {}  # frames by file descriptor: who waited longest is next
+        self._reading = threading.Lock()
 
     async def __aenter__(self) -> ScanPool:
         return self
@@ -70,10 +76,11 @@ class ScanPool:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for process in self._processes:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+        self._stop()
+
+    def worker_ids(self) -> list[int]:
+        """Process ids of the workers that were started."""
+        return [worker.pid for worker in self._workers]
 
     async def scan(self, work: Sequence[Work]) -> AsyncIterator[Batch]:
         """Batches of all workers, as they come.
@@ -81,102 +88,144 @@ class ScanPool:
         Raises:
             SourceUnavailableError: a worker ended before it was done; what it delivered is stored.
         """
-        queue: asyncio.Queue[Batch | None | BaseException] = asyncio.Queue(maxsize=2)
-        parts = share(work, WORKERS)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._follow(part, queue)) for part in parts]
-            running = len(tasks)
-            try:
-                while running:
-                    item = await queue.get()
-                    if item is None:
-                        running -= 1
-                    elif isinstance(item, BaseException):
-                        raise item
-                    else:
-                        yield item
-            finally:
-                for task in tasks:
-                    task.cancel()
+        await asyncio.to_thread(self._start, work)
+        while (batch := await asyncio.to_thread(self._next)) is not None:
+            yield batch
 
-    async def _follow(
-        self, part: Sequence[Work], queue: asyncio.Queue[Batch | None | BaseException]
-    ) -> None:
+    def _start(self, work: Sequence[Work]) -> None:
+        path = os.pathsep.join(filter(None, (_PACKAGE, os.environ.get("PYTHONPATH", ""))))
+        jobs = [_ENCODER.encode(self._job(part)) for part in share(work, WORKERS)]
+        with self._reading:
+            for _ in jobs:
+                # -P: a folder named collectors where the user happens to be is not ours.
+                worker = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "collectors.agents.scan"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                    process_group=0,  # Ctrl-C is for the parent, who ends them
+                    env={**os.environ, "PYTHONPATH": path},
+                )
+                self._workers.append(worker)
+                assert worker.stdout is not None  # a pipe was asked for
+                self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
+                self._served[worker.stdout.fileno()] = 0
+            for worker, job in zip(self._workers, jobs, strict=True):
+                self._send(worker, job)
+
+    def _job(self, part: Sequence[Work]) -> _Job:
         collector = self._collector
-        kind = type(collector)
-        job = _Job(
+        kind, context = type(collector), collector.context
+        return _Job(
             f"{kind.__module__}:{kind.__qualname__}",
             collector.options.model_dump(mode="json"),
-            str(collector.context.home),
-            str(collector.context.config_home or ""),
-            collector.context.now().timestamp(),
-            [(*log, list(position) if position else None) for log, position in part],
+            os.fsencode(context.home),
+            os.fsencode(context.config_home or ""),
+            context.now().timestamp(),
+            [
+                (
+                    os.fsencode(log.path),
+                    log.size,
+                    log.mtime_ns,
+                    log.inode,
+                    os.fsencode(log.root),
+                    list(position) if position else None,
+                )
+                for log, position in part
+            ],
         )
-        package = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "collectors.agents.scan",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        self._processes.append(process)
-        assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 - pipes were asked for
-        body = _ENCODER.encode(job)
-        process.stdin.write(len(body).to_bytes(_LENGTH, "big") + body)
-        await process.stdin.drain()
+
+    def _send(self, worker: subprocess.Popen[bytes], job: bytes) -> None:
+        assert worker.stdin is not None  # a pipe was asked for
+        left = memoryview(len(job).to_bytes(_LENGTH, "big") + job)
         try:
-            while size := int.from_bytes(await process.stdout.readexactly(_LENGTH), "big"):
-                frame = await process.stdout.readexactly(size)
-                found = await asyncio.to_thread(_DECODER.decode, frame)
-                await queue.put(
-                    Batch(
+            while left:
+                left = left[os.write(worker.stdin.fileno(), left) :]
+        except OSError:
+            raise self._ended(worker) from None
+
+    def _next(self) -> Batch | None:
+        """The next batch of any worker; None when all are done."""
+        with self._reading:
+            while self._selector.get_map():
+                ready = [key for key, _ in self._selector.select()]
+                key = min(ready, key=lambda key: self._served[key.fd])
+                self._served[key.fd] += 1
+                frame = self._frame(key.data, key.fd)
+                if frame:
+                    found = _DECODER.decode(frame)
+                    return Batch(
                         points=list(found.points),
                         cursor=found.cursor,
                         refusals=found.refusals,
                         skipped=found.skipped,
                         is_checked=True,
                     )
-                )
-            await queue.put(None)
-        except asyncio.IncompleteReadError:
-            code = await process.wait()
-            await queue.put(
-                SourceUnavailableError(
-                    f"the log reader of {collector.name} ended early (exit code {code})",
-                    "it continues where it stopped at the next interval",
-                )
-            )
+                self._selector.unregister(key.fileobj)
+        return None
+
+    def _frame(self, worker: subprocess.Popen[bytes], fd: int) -> bytes:
+        size = int.from_bytes(self._exactly(worker, fd, _LENGTH), "big")
+        return self._exactly(worker, fd, size)
+
+    def _exactly(self, worker: subprocess.Popen[bytes], fd: int, size: int) -> bytes:
+        parts = []
+        while size:
+            part = os.read(fd, size)
+            if not part:
+                raise self._ended(worker)
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _ended(self, worker: subprocess.Popen[bytes]) -> SourceUnavailableError:
+        return SourceUnavailableError(
+            f"the log reader of {self._collector.name} ended early (exit code {worker.wait()})",
+            "it continues where it stopped at the next interval",
+        )
+
+    def _stop(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        with self._reading:  # a thread that still reads finds the pipe closed and lets go
+            for worker in self._workers:
+                worker.wait()
+                for pipe in (worker.stdin, worker.stdout):
+                    assert pipe is not None  # pipes were asked for
+                    pipe.close()
+            self._selector.close()
 
 
 def share(work: Sequence[Work], workers: int) -> list[list[Work]]:
-    """Files dealt out so that each worker has about as many bytes, newest first for each."""
+    """Files dealt out so that each worker has about as many unread bytes, newest first for each."""
     parts: list[list[Work]] = [[] for _ in range(workers)]
     load = [0] * workers
-    for item in sorted(work, key=lambda item: item[0].size, reverse=True):
+    for item in sorted(work, key=lambda item: unread_bytes(*item), reverse=True):
         lightest = load.index(min(load))
         parts[lightest].append(item)
-        load[lightest] += item[0].size
+        load[lightest] += unread_bytes(*item)
     for part in parts:
         part.sort(key=lambda item: item[0].mtime_ns, reverse=True)
     return [part for part in parts if part]
 
 
+def unread_bytes(log: LogFile, position: Sequence[int] | None) -> int:
+    """How much of a file is likely new; all of it when it must be read from the start."""
+    offset = position[1] if position else 0
+    return log.size - offset if offset <= log.size else log.size
+
+
 def main() -> None:
     """Read the job from standard input, write batches to standard output."""
-    import gc  # noqa: PLC0415 - a worker's start is the user's wait
-    from datetime import UTC, datetime  # noqa: PLC0415
+    import gc
+    from datetime import UTC, datetime
 
-    from collectors.agents.tail import LogFile  # noqa: PLC0415
-    from collectors.base import Context  # noqa: PLC0415
+    from collectors.agents.tail import LogFile
+    from collectors.base import Context
 
     gc.disable()
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
-    job = msgspec.msgpack.decode(
-        stdin.read(int.from_bytes(stdin.read(_LENGTH), "big")), type=_Job
-    )
+    job = msgspec.msgpack.decode(stdin.read(int.from_bytes(stdin.read(_LENGTH), "big")), type=_Job)
     # The parent never writes again: what ends this read is its death.
     threading.Thread(target=lambda: (stdin.read(), os._exit(0)), daemon=True).start()
     module, _, name = job.collector.partition(":")
@@ -185,13 +234,14 @@ def main() -> None:
     collector = kind(
         kind.options_type.model_validate(job.options),
         Context(
-            home=Path(job.home),
-            config_home=Path(job.config_home) if job.config_home else None,
+            home=Path(os.fsdecode(job.home)),
+            config_home=Path(os.fsdecode(job.config_home)) if job.config_home else None,
             now=lambda: now,
         ),
     )
-    files: list[tuple[LogFile, list[int] | None]] = [
-        (LogFile(*log), position) for *log, position in job.files
+    files = [
+        (LogFile(os.fsdecode(path), size, mtime_ns, inode, os.fsdecode(root)), position)
+        for path, size, mtime_ns, inode, root, position in job.files
     ]
     for batch in collector.scan(files):
         body = _ENCODER.encode(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 try:
-    from stringzilla import find as _fast_find
+    from stringzilla import find as _fast_find  # type: ignore[import-not-found]  # ships no stubs
 except ImportError:  # no wheel for this platform: slower, otherwise the same
     _fast_find = None
 
@@ -49,6 +49,18 @@ class LogFile(NamedTuple):
     inode: int
     root: str
 
+    @property
+    def name(self) -> str:
+        """The path as text that can be stored and shown."""
+        return printable(self.path)
+
+
+def printable(path: str) -> str:
+    r"""A path as text: bytes of it that are not UTF-8 are written as `\xff`."""
+    if path.isascii():
+        return path
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
 
 @dataclass
 class Listing:
@@ -78,13 +90,14 @@ def list_logs(roots: Iterable[str], is_log: Callable[[str], bool]) -> Listing:
             except FileNotFoundError:
                 continue
             except OSError:
-                listing.unreadable.append(folder)
+                listing.unreadable.append(printable(folder))
                 continue
             with entries:
                 for entry in entries:
                     try:
                         if entry.is_dir(follow_symlinks=False):
                             if entry.path not in seen:
+                                seen.add(entry.path)
                                 stack.append(entry.path)
                         elif is_log(entry.name) and entry.is_file(follow_symlinks=False):
                             info = entry.stat(follow_symlinks=False)
@@ -95,6 +108,8 @@ def list_logs(roots: Iterable[str], is_log: Callable[[str], bool]) -> Listing:
                             )
                     except FileNotFoundError:
                         continue
+                    except OSError:  # a folder that may be listed but not entered
+                        listing.unreadable.append(printable(entry.path))
     return listing
 
 
@@ -150,11 +165,10 @@ class Progress:
             )
         ]
 
-    def move(self, fd: int, offset: int) -> None:
-        """Note that everything before `offset` was handed out."""
-        start = max(0, offset - _TAIL_BYTES)
+    def move(self, offset: int, tail: bytes) -> None:
+        """Note that everything before `offset` was handed out; `tail` is what it ended with."""
         self.offset = offset
-        self.tail_check = crc32(os.pread(fd, offset - start, start))
+        self.tail_check = crc32(tail)
 
 
 class LineReader:
@@ -164,6 +178,11 @@ class LineReader:
         self._markers = tuple(markers)
         self._find = find
         self._buffer = bytearray(BUFFER_BYTES)
+        self._filled = 0
+
+    def count(self, text: bytes) -> int:
+        """How often a text is in what was read last: at most one buffer of the last file."""
+        return self._buffer.count(text, 0, self._filled)
 
     def read(
         self, log: LogFile, position: Sequence[int] | None, parser: int, progress: Progress
@@ -184,7 +203,8 @@ class LineReader:
                 raise OSError(f"{log.path} is not a regular file")
             progress.inode, progress.size = info.st_ino, info.st_size
             progress.mtime_ns = info.st_mtime_ns
-            progress.move(fd, self._resume(fd, info, position, parser))
+            offset = self._resume(fd, info, position, parser)
+            progress.move(offset, _tail(fd, offset))
             head = os.pread(fd, min(_HEAD_BYTES, info.st_size), 0)
             progress.head = (len(head), crc32(head))
             yield from self._lines(fd, info.st_size, progress)
@@ -192,9 +212,7 @@ class LineReader:
             os.close(fd)
 
     @staticmethod
-    def _resume(
-        fd: int, info: os.stat_result, position: Sequence[int] | None, parser: int
-    ) -> int:
+    def _resume(fd: int, info: os.stat_result, position: Sequence[int] | None, parser: int) -> int:
         if position is None:
             return 0
         known = Position(*position)
@@ -202,8 +220,7 @@ class LineReader:
             return 0
         if crc32(os.pread(fd, known.head_bytes, 0)) != known.head_check:
             return 0
-        start = max(0, known.offset - _TAIL_BYTES)
-        if crc32(os.pread(fd, known.offset - start, start)) != known.tail_check:
+        if crc32(_tail(fd, known.offset)) != known.tail_check:
             return 0
         return known.offset
 
@@ -218,6 +235,7 @@ class LineReader:
             if count == 0:
                 return  # shorter than a moment ago; the next look starts over
             fill += count
+            self._filled = fill
             end = buffer.rfind(b"\n", 0, fill) + 1
             if end == 0:
                 if skipping >= 0:
@@ -240,7 +258,10 @@ class LineReader:
                 for first, last in self._hits(view, start, end):
                     with view[first:last] as data:
                         yield Line(data, base + first)
-            progress.move(fd, base + end)
+            # What was handed out, not what the file says by now: it may have been rewritten.
+            is_long = end >= _TAIL_BYTES
+            tail = bytes(buffer[end - _TAIL_BYTES : end]) if is_long else _tail(fd, base + end)
+            progress.move(base + end, tail)
             rest = fill - end
             if rest:
                 buffer[:rest] = buffer[end:fill]
@@ -272,3 +293,8 @@ class LineReader:
             first = buffer.rfind(b"\n", start, hit) + 1 or start
             start = buffer.find(b"\n", hit, end) + 1
             yield first, start - 1
+
+
+def _tail(fd: int, offset: int) -> bytes:
+    start = max(0, offset - _TAIL_BYTES)
+    return os.pread(fd, offset - start, start)

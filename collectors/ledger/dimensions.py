@@ -83,6 +83,11 @@ def machine_id(root: Path = Path("/")) -> str:
     return f"host:{socket.gethostname()}"
 
 
+def writer_offset(name: str) -> int:
+    """Nanoseconds a writer adds to every bucket, so that two writers never make one point."""
+    return hash64(f"writer {name}") % OFFSET_SPAN_NS
+
+
 class Dimensions:
     """Small integers for series, tags, contexts and tariffs, remembered while the ledger is open."""
 
@@ -90,6 +95,9 @@ class Dimensions:
         self._db = db
         self.policy = policy
         self.writer = self._find_writer(machine)
+        self.offset_ns = int(
+            db.execute("SELECT offset_ns FROM writer WHERE id=?", (self.writer,)).fetchone()[0]
+        )
         self._ids: dict[tuple[str, ...], int] = {}
         self._series: dict[int, Series] = {}
         self._contexts: dict[tuple[str, str, str], int] = {}
@@ -120,9 +128,9 @@ class Dimensions:
         if row:
             return int(row[0])
         name = str(uuid.uuid4())
-        offset = hash64(f"writer {name}") % OFFSET_SPAN_NS
         cursor = self._db.execute(
-            "INSERT INTO writer(uuid, machine, offset_ns) VALUES(?,?,?)", (name, machine, offset)
+            "INSERT INTO writer(uuid, machine, offset_ns) VALUES(?,?,?)",
+            (name, machine, writer_offset(name)),
         )
         return int(cursor.lastrowid or 0)
 
@@ -172,6 +180,15 @@ class Dimensions:
             ).fetchone()
             found = self._series[number] = Series(*row)
         return found
+
+    def settled(self, old: int, new: int) -> int:
+        """The series a record stays in: a move to another host alone moves no history.
+
+        A ledger copied to another machine, or a container with a new name, reads the same logs
+        again; what was counted and sent keeps its place and its writer's offset.
+        """
+        before, after = self.series(old), self.series(new)
+        return old if before == after._replace(host=before.host) else new
 
     def tagset_of(self, series: int) -> int:
         """The tags a series is sent with now."""
@@ -242,7 +259,12 @@ class Dimensions:
         found = self._tariffs.get(key)
         if found is None:
             columns = ("service_tier", "speed", "inference_geo", "batch")
-            values = (*(_clean(text) for text in key[:3]), int(point.batch))
+            values: tuple[str | int, ...] = (
+                _clean(point.service_tier),
+                _clean(point.speed),
+                _clean(point.inference_geo),
+                int(point.batch),
+            )
             found = self._tariffs[key] = self._intern("tariff", columns, values)
         return found
 
@@ -268,12 +290,12 @@ class Dimensions:
         if not any(values):
             return 0
         where = " AND ".join(f"{column}=?" for column in columns)
-        row = self._db.execute(f"SELECT id FROM {table} WHERE {where}", values).fetchone()  # noqa: S608 - names from this module
+        row = self._db.execute(f"SELECT id FROM {table} WHERE {where}", values).fetchone()
         if row:
             return int(row[0])
         marks = ",".join("?" * len(columns))
         cursor = self._db.execute(
-            f"INSERT INTO {table}({','.join(columns)}) VALUES({marks})",  # noqa: S608 - names from this module
+            f"INSERT INTO {table}({','.join(columns)}) VALUES({marks})",
             values,
         )
         return int(cursor.lastrowid or 0)

@@ -18,7 +18,7 @@ try:
 except ImportError:  # native Windows; the command line refuses it before it comes here
     fcntl = None  # type: ignore[assignment]
 
-SIDE_FILES = ("", "-wal", "-shm")
+SIDE_FILES = ("", "-wal", "-shm", "-journal")
 SPARE_BYTES = 8 << 20  # room for a checkpoint on a full disk: twice the WAL at its usual limit
 _MAGIC = b"SQLite format 3\0"
 
@@ -37,6 +37,8 @@ class WriterLock:
             LedgerLockedError: another process holds it.
             LedgerError: the folder cannot be written.
         """
+        if self._fd >= 0:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -193,6 +195,7 @@ def prepare(db: sqlite3.Connection) -> None:
         "trusted_schema=OFF",
         "fullfsync=1",
         "cache_size=-16384",
+        "journal_size_limit=16777216",  # what a long reader let the WAL grow to is given back
     ):
         db.execute(f"PRAGMA {pragma}")
 

@@ -8,6 +8,7 @@ newer one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -79,13 +80,46 @@ class Outbox:
 
     # -- marking ---------------------------------------------------------------------------------
 
-    def _targets(self) -> list[int]:
-        return [row[0] for row in self._db.execute("SELECT id FROM target")]
+    def _targets(self) -> list[tuple[int, int]]:
+        """Every target, and where the fine points begin that it is still told about."""
+        rows = self._db.execute(
+            "SELECT target.id, coalesce(meta.value, '0') FROM target"
+            " LEFT JOIN meta ON meta.name='frozen ' || target.id"
+        )
+        return [(target, int(frozen)) for target, frozen in rows]
+
+    def _mark(self, keys: Iterable[tuple[int, int, int]]) -> None:
+        self._db.executemany(
+            _MARK,
+            [
+                (target, *key)
+                for target, frozen in self._targets()
+                for key in keys
+                if key[0] >= frozen or key[1] not in (USAGE, VIEW)
+            ],
+        )
+
+    def freeze(self, start: int, end: int) -> None:
+        """Say no more about the fine points of a stretch, and of what is before it.
+
+        Targets keep the points they have of it; its days go on being sent. A target that is new
+        later gets what the ledger holds then. The caller holds the transaction.
+        """
+        for target, frozen in self._targets():
+            for table in ("sent", "dead"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE target=? AND start>=? AND start<?"
+                    " AND measurement IN (?, ?)",
+                    (target, start, end, USAGE, VIEW),
+                )
+            self._db.execute(
+                "INSERT OR REPLACE INTO meta VALUES(?,?)",
+                (f"frozen {target}", str(max(frozen, end))),
+            )
 
     def mark(self, places: Iterable[tuple[int, int]]) -> None:
         """Make the points of these buckets (start, series) dirty for every target."""
-        targets = self._targets()
-        if not targets:
+        if not self._targets():
             return
         keys: set[tuple[int, int, int]] = set()
         for start, series in places:
@@ -96,12 +130,12 @@ class Outbox:
                 keys.add((start, USAGE, tagset))
                 day = self._calendar.day_of(start)
                 keys.add((self._calendar.day_start(day), DAILY, tagset))
-        self._db.executemany(_MARK, [(target, *key) for target in targets for key in keys])
+        self._mark(keys)
 
     def mark_snapshot(self, kind: str, start: int, tagset: int) -> None:
         """Make one reading dirty for every target."""
         code = _SNAPSHOTS[kind]
-        self._db.executemany(_MARK, [(target, start, code, tagset) for target in self._targets()])
+        self._mark([(start, code, tagset)])
 
     def target(self, url: str, org: str, bucket: str) -> int:
         """The number of a target; a new one is owed the whole history."""
@@ -118,9 +152,14 @@ class Outbox:
             self._owe_everything(number)
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._go_back()
             raise
         return number
+
+    def any_target(self) -> int:
+        """The target registered last; 0 when there is none."""
+        row = self._db.execute("SELECT coalesce(max(id), 0) FROM target").fetchone()
+        return int(row[0])
 
     def replay(self) -> int:
         """Owe every target everything again; return how many points are dirty now."""
@@ -128,23 +167,24 @@ class Outbox:
         try:
             self._db.execute("DELETE FROM dead")
             self._db.execute("UPDATE sent SET revision=revision+1")
-            for target in self._targets():
-                self._owe_everything(target)
+            for target, frozen in self._targets():
+                self._owe_everything(target, frozen)
             row = self._db.execute(
                 "SELECT count(*) FROM sent WHERE revision > sent_revision"
             ).fetchone()
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._go_back()
             raise
         return int(row[0])
 
-    def _owe_everything(self, target: int) -> None:
+    def _owe_everything(self, target: int, frozen: int = 0) -> None:
         self._db.execute(
             "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision, sent_revision)"
             " SELECT DISTINCT ?, bucket.start, CASE series.role WHEN 'view' THEN ? ELSE ? END,"
-            " series.tagset, 1, 0 FROM bucket JOIN series ON series.id=bucket.series",
-            (target, VIEW, USAGE),
+            " series.tagset, 1, 0 FROM bucket JOIN series ON series.id=bucket.series"
+            " WHERE bucket.start >= ?",
+            (target, VIEW, USAGE, frozen),
         )
         self._owe_days(target)
         for kind, code in _SNAPSHOTS.items():
@@ -182,7 +222,7 @@ class Outbox:
             self._retag()
         if self._swap_meta("zone", zone) not in (None, zone):
             self._db.execute("UPDATE sent SET revision=revision+1 WHERE measurement=?", (DAILY,))
-            for target in self._targets():
+            for target, _ in self._targets():
                 self._owe_days(target)
 
     def _swap_meta(self, name: str, value: str) -> str | None:
@@ -218,10 +258,7 @@ class Outbox:
             keys |= {
                 (self._calendar.day_start(self._calendar.day_of(start)), DAILY) for start in starts
             }
-        self._db.executemany(
-            _MARK,
-            [(target, start, code, tagset) for target in self._targets() for start, code in keys],
-        )
+        self._mark([(start, code, tagset) for start, code in keys])
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -359,7 +396,7 @@ class Outbox:
             )
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._go_back()
             raise
 
     def _transact(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -368,14 +405,25 @@ class Outbox:
             self._db.executemany(statement, rows)
             self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._go_back()
             raise
+
+    def _go_back(self) -> None:
+        # SQLite may have rolled back by itself; what went wrong first is what counts.
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def pending(self, target: int) -> int:
         """How many points wait to be sent."""
         row = self._db.execute(
             "SELECT count(*) FROM sent WHERE target=? AND revision > sent_revision", (target,)
         ).fetchone()
+        return int(row[0])
+
+    def dead_count(self, target: int) -> int:
+        """How many points a server refused."""
+        row = self._db.execute("SELECT count(*) FROM dead WHERE target=?", (target,)).fetchone()
         return int(row[0])
 
     def dead_letters(self, target: int | None = None) -> list[DeadLetter]:

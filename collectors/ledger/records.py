@@ -45,6 +45,7 @@ USAGE = slice(TIMESTAMP_MS, BILLING)
 FLAG_REPLAYED = 1
 FLAG_CACHE_COUNTS = 2
 FLAG_ESTIMATED = 4
+FLAG_FOLDED = 8  # a day's sum, made by `prune` from records that are gone
 
 BILLING_CODES = {Billing.METERED: 0, Billing.SUBSCRIPTION: 1, Billing.UNKNOWN: 2}
 
@@ -65,9 +66,12 @@ sum(savings_nano)"""
 TOKENS_SQL = "input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + unsplit_tokens"
 
 
-def row_check(row: Row) -> int:
-    """A checksum over every column, stored with the row: SQLite pages have none."""
-    return crc32(_pack(*row))
+def row_check(row: Row, seed: int) -> int:
+    """A checksum over every column, stored with the row: SQLite pages have none.
+
+    `seed` is the ledger's own, so that a row of another ledger does not pass.
+    """
+    return crc32(_pack(*row), seed)
 
 
 def total_tokens(row: Row) -> int:

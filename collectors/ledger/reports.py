@@ -149,7 +149,7 @@ def report(
     columns = "".join(f"series.{name}, " for name in names)
     group = ", ".join(str(index + 1) for index in range(len(names) + 1))
     rows = db.execute(
-        f"SELECT json_extract(span.value, '$[0]'), {columns}{_SUMS} FROM json_each(?) AS span"  # noqa: S608 - names from this module
+        f"SELECT json_extract(span.value, '$[0]'), {columns}{_SUMS} FROM json_each(?) AS span"
         " CROSS JOIN bucket ON bucket.start >= json_extract(span.value, '$[1]')"
         " AND bucket.start < json_extract(span.value, '$[2]')"
         " JOIN series ON series.id=bucket.series WHERE series.role=?"
@@ -189,7 +189,7 @@ def sums_between(
 ) -> dict[tuple[str, str, str], Usage]:
     """Sums per (provider, host, account) of the buckets in [start, end), epoch seconds."""
     rows = db.execute(
-        f"SELECT series.provider, series.host, series.account, {_SUMS} FROM bucket"  # noqa: S608 - names from this module
+        f"SELECT series.provider, series.host, series.account, {_SUMS} FROM bucket"
         " JOIN series ON series.id=bucket.series"
         " WHERE bucket.start>=? AND bucket.start<? AND series.role=? GROUP BY 1, 2, 3",
         (start, end, role),
@@ -208,18 +208,20 @@ def sessions(
     """Sessions with any use in a range of local days, latest first; 0 means all of them."""
     start = calendar.day_start(since) * 1000 if since else 0
     end = calendar.day_start(until + timedelta(days=1)) * 1000 if until else 1 << 62
-    from collectors.ledger.records import SUMS_SQL  # noqa: PLC0415 - quick commands skip it
+    from collectors.ledger.records import SUMS_SQL
 
     rows = db.execute(
         "SELECT series.source, context.session, max(series.project), max(context.branch),"
-        f" min(record.timestamp_ms), max(record.latest_ms), {SUMS_SQL}"  # noqa: S608 - constant of ours
+        f" min(record.timestamp_ms), max(record.latest_ms), {SUMS_SQL}"
         " FROM record JOIN series ON series.id=record.series"
         " JOIN context ON context.id=record.context"
         " WHERE record.timestamp_ms>=? AND record.timestamp_ms<? AND series.role='primary'"
         " AND context.session<>'' GROUP BY 1, 2 ORDER BY 6 DESC LIMIT ?",
         (start, end, limit or -1),
     )
-    return [Session(*row[:6], Usage(*row[6:])) for row in rows]
+    return [
+        Session(row[0], row[1], row[2], row[3], row[4], row[5], Usage(*row[6:])) for row in rows
+    ]
 
 
 def unpriced_models(db: sqlite3.Connection) -> list[tuple[str, str, int]]:

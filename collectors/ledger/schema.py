@@ -55,6 +55,9 @@ BUCKET_COLUMNS = (
     "savings_nano",
 )
 
+# An estimate for a day without records: estimated (4), and not what `prune` made (8).
+IS_FILL = "width = 86400 AND flags & 12 = 4"
+
 _SIGNED = {"family", "variant", "savings_nano", "stated_nano"}
 
 
@@ -87,8 +90,10 @@ CREATE TABLE record(id INTEGER PRIMARY KEY,
   row_check INTEGER NOT NULL,
   CHECK(timestamp_ms >= 1577836800000), CHECK(cache_write_1h_tokens <= cache_write_tokens), CHECK(reasoning_tokens <= output_tokens),
   UNIQUE(family, variant)) STRICT;
+CREATE INDEX record_fill ON record(bucket) WHERE {IS_FILL};
 CREATE TABLE variant(family INTEGER NOT NULL, variant INTEGER NOT NULL, point BLOB NOT NULL,
-  parser INTEGER NOT NULL, PRIMARY KEY(family, variant)) STRICT, WITHOUT ROWID;
+  parser INTEGER NOT NULL, row_check INTEGER NOT NULL, PRIMARY KEY(family, variant))
+  STRICT, WITHOUT ROWID;
 CREATE TABLE folded(family INTEGER NOT NULL, variant INTEGER NOT NULL,
   PRIMARY KEY(family, variant)) STRICT, WITHOUT ROWID;
 CREATE TABLE bucket(start INTEGER NOT NULL, series INTEGER NOT NULL,
@@ -108,14 +113,14 @@ CREATE TABLE dead(target INTEGER NOT NULL, start INTEGER NOT NULL, measurement I
   refused_at REAL NOT NULL, PRIMARY KEY(target, start, measurement, tagset)) STRICT, WITHOUT ROWID;
 CREATE TABLE snapshot(kind TEXT NOT NULL, tagset INTEGER NOT NULL, timestamp_ms INTEGER NOT NULL,
   source TEXT NOT NULL, provider TEXT NOT NULL, account TEXT NOT NULL, name TEXT NOT NULL,
-  currency TEXT NOT NULL, value TEXT NOT NULL, details TEXT NOT NULL,
+  currency TEXT NOT NULL, value TEXT NOT NULL, details TEXT NOT NULL, row_check INTEGER NOT NULL,
   PRIMARY KEY(kind, tagset, timestamp_ms)) STRICT, WITHOUT ROWID;
 CREATE TABLE billed(source TEXT NOT NULL, provider TEXT NOT NULL, account TEXT NOT NULL,
   start INTEGER NOT NULL, width INTEGER NOT NULL, item TEXT NOT NULL, currency TEXT NOT NULL,
   nano INTEGER NOT NULL, PRIMARY KEY(source, provider, account, start, width, item, currency))
   STRICT, WITHOUT ROWID;
 CREATE TABLE cursor(source TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
-  PRIMARY KEY(source, name)) STRICT, WITHOUT ROWID;
+  row_check INTEGER NOT NULL, PRIMARY KEY(source, name)) STRICT, WITHOUT ROWID;
 CREATE TABLE run(id INTEGER PRIMARY KEY, collector TEXT NOT NULL, started_at REAL NOT NULL,
   seconds REAL NOT NULL, points INTEGER NOT NULL, changed INTEGER NOT NULL,
   skipped INTEGER NOT NULL, error TEXT NOT NULL, hint TEXT NOT NULL) STRICT;

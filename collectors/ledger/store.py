@@ -21,8 +21,9 @@ from collectors.errors import LedgerError
 from collectors.ledger import records as r
 from collectors.ledger.dimensions import Dimensions, TagPolicy, machine_id
 from collectors.ledger.files import SpareFile, WriterLock, open_writer
+from collectors.ledger.identity import IdentityFile, establish, read_identity, text_check
 from collectors.ledger.outbox import Outbox
-from collectors.ledger.schema import BUCKET_COLUMNS, RECORD_COLUMNS
+from collectors.ledger.schema import BUCKET_COLUMNS, IS_FILL, RECORD_COLUMNS
 from collectors.merging import Merge, absorb, resolve
 from collectors.names import canonical
 from collectors.points import (
@@ -88,7 +89,10 @@ class Source:
     def of(cls, collector: AnyCollector) -> Source:
         """The counting rules a collector declares."""
         return cls(
-            collector.counts_as(), collector.merge, collector.parser_version, collector.billing_now()
+            collector.counts_as(),
+            collector.merge,
+            collector.parser_version,
+            collector.billing_now(),
         )
 
 
@@ -140,12 +144,13 @@ class Ledger:
         machine: str = "",
         settle: float = 600,
         clock: Callable[[], float] = time.time,
+        lock: WriterLock | None = None,
     ) -> None:
         self.path = path
         self.calendar = calendar
         self.prices = prices
         self.clock = clock
-        self.lock = WriterLock(path)
+        self.lock = lock if lock is not None else WriterLock(path)
         self.lock.acquire()
         try:
             self.spare = SpareFile(path)
@@ -153,13 +158,14 @@ class Ledger:
             self._inode = path.stat().st_ino
             try:
                 with self.transaction():
+                    self.seed = establish(self.db)
                     self.dimensions = Dimensions(self.db, policy, machine or machine_id())
                     self.outbox = Outbox(self.db, self.dimensions, calendar, settle, clock)
                     self.outbox.settle_policy()
-                self._fill_days = self._load_fill_days()
-                self._has_folded = bool(
-                    self.db.execute("SELECT 1 FROM folded LIMIT 1").fetchone()
-                )
+                self.remember()
+                identity = read_identity(self.db)
+                if identity is not None:
+                    IdentityFile(path).write(identity)
             except BaseException:
                 self.db.close()
                 raise
@@ -187,11 +193,20 @@ class Ledger:
             yield
             self.db.execute("COMMIT")
         except BaseException:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            if hasattr(self, "dimensions"):
-                self.dimensions.forget()
+            # What went wrong first is what counts; a connection that cannot even go back is
+            # dropped by whoever handles that.
+            with contextlib.suppress(sqlite3.Error):
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                if hasattr(self, "outbox"):
+                    self.remember()
             raise
+
+    def remember(self) -> None:
+        """Read again what is kept in memory: after a rollback some of it is not so."""
+        self.dimensions.forget()
+        self._fill_days = self._load_fill_days()
+        self._has_folded = bool(self.db.execute("SELECT 1 FROM folded LIMIT 1").fetchone())
 
     # -- cursors, runs, refusals ---------------------------------------------------------------
 
@@ -208,7 +223,10 @@ class Ledger:
             if value is not None
         ]
         self.db.executemany("DELETE FROM cursor WHERE source=? AND name=?", gone)
-        self.db.executemany("INSERT OR REPLACE INTO cursor VALUES(?,?,?)", kept)
+        self.db.executemany(
+            "INSERT OR REPLACE INTO cursor VALUES(?,?,?,?)",
+            [(*row, text_check(self.seed, *row)) for row in kept],
+        )
 
     def forget_cursor(self, source: str) -> None:
         """Let a source be read again from its beginning; what is counted stays counted."""
@@ -216,7 +234,13 @@ class Ledger:
             self.db.execute("DELETE FROM cursor WHERE source=?", (source,))
 
     def note_run(
-        self, collector: str, started_at: float, seconds: float, stored: Stored, error: str, hint: str
+        self,
+        collector: str,
+        started_at: float,
+        seconds: float,
+        stored: Stored,
+        error: str,
+        hint: str,
     ) -> None:
         """Keep one line of history about a collector's run; the last 1,000 of each stay."""
         with self.transaction():
@@ -284,27 +308,30 @@ class Ledger:
     def _count(self, source: Source, points: list[TokenUsagePoint]) -> int:
         families = self._gather(source, points)
         known = self._known(families)
+        in_variants = self._in_variants(known)
         changes = _Changes()
         changed = 0
-        fresh_days: set[date] = set()
         for family, variants in families.items():
             old = known.get(family)
             if source.merge is Merge.FILL:
                 changed += self._fill(source, variants, old, changes)
                 continue
+            if old is None and self._has_folded and self._is_folded(family):
+                continue
             if old is None and len(variants) == 1:
-                [(variant, point)] = variants.items()
-                if self._has_folded and self._is_folded(family, variant):
-                    continue
+                [point] = variants.values()
                 changed += self._insert(source, point, changes)
-                if self._fill_days:
-                    fresh_days.add(self.calendar.day_of(point.timestamp_ms // 1000))
-            elif old is not None and len(old) == 1 and variants.keys() == {old[0][r.VARIANT]}:
+            elif (
+                old is not None
+                and len(old) == 1
+                and variants.keys() == {old[0][r.VARIANT]}
+                and family not in in_variants
+            ):
                 changed += self._merge_one(source, old[0], variants[old[0][r.VARIANT]], changes)
             else:
                 changed += self._merge_family(source, family, variants, old or [], changes)
-        if fresh_days:
-            self._withdraw_fills(source, fresh_days, changes)
+        if self._fill_days and source.merge is not Merge.FILL:
+            self._withdraw_fills(source, changes)
         self._write(source, changes)
         return changed
 
@@ -344,15 +371,24 @@ class Ledger:
             known.setdefault(row[r.FAMILY], []).append(row)
         return known
 
-    def _is_folded(self, family: int, variant: int) -> bool:
-        row = self.db.execute(
-            "SELECT 1 FROM folded WHERE family=? AND variant=?", (family, variant)
-        ).fetchone()
+    def _in_variants(self, known: Mapping[int, Any]) -> set[int]:
+        """Which of these families had several variants at some time."""
+        if not known:
+            return set()
+        rows = self.db.execute(
+            "SELECT DISTINCT family FROM variant WHERE family IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(known)),),
+        )
+        return {family for (family,) in rows}
+
+    def _is_folded(self, family: int) -> bool:
+        """Whether a call is part of a day's sum already, whichever variant of it turns up."""
+        row = self.db.execute("SELECT 1 FROM folded WHERE family=?", (family,)).fetchone()
         return row is not None
 
     def _insert(self, source: Source, point: TokenUsagePoint, changes: _Changes) -> int:
         row = self._row(source, point)
-        changes.inserts.append((*row, r.row_check(row)))
+        changes.inserts.append((*row, r.row_check(row, self.seed)))
         return 1
 
     def _replace(
@@ -360,6 +396,9 @@ class Ledger:
     ) -> int:
         """Put a point in the place of a stored row, unless the source says the same as before."""
         row = self._row(source, point)
+        if row[r.SERIES] != old[r.SERIES]:
+            series = self.dimensions.settled(old[r.SERIES], row[r.SERIES])
+            row = (*row[: r.SERIES], series, *row[r.SERIES + 1 :])
         width = len(RECORD_COLUMNS)
         if (
             row[r.USAGE] == old[r.USAGE]
@@ -370,7 +409,7 @@ class Ledger:
             and row[r.PARSER] == old[r.PARSER]
         ):
             return 0  # a newer price book alone changes no history
-        check = r.row_check(row)
+        check = r.row_check(row, self.seed)
         changes.move(old[:width], old[width + 1], row, check)
         changes.updates.append((*row, check, old[width]))
         return 1
@@ -408,8 +447,14 @@ class Ledger:
             else:
                 seen[variant] = (point, source.parser)
         self.db.executemany(
-            "INSERT OR REPLACE INTO variant VALUES(?,?,?,?)",
-            [(family, v, msgspec.msgpack.encode(p), parser) for v, (p, parser) in seen.items()],
+            "INSERT OR REPLACE INTO variant VALUES(?,?,?,?,?)",
+            [
+                (*row, text_check(self.seed, *row))
+                for row in (
+                    (family, variant, msgspec.msgpack.encode(point), parser)
+                    for variant, (point, parser) in seen.items()
+                )
+            ],
         )
         counted = resolve({variant: point for variant, (point, _) in seen.items()})
         stored = {row[r.VARIANT]: row for row in old}
@@ -423,7 +468,7 @@ class Ledger:
             point.key_hash, point.variant_hash = family, variant
             if variant in stored:
                 changed += self._replace(source, stored[variant], point, changes)
-            elif not (self._has_folded and self._is_folded(family, variant)):
+            elif not (self._has_folded and self._is_folded(family)):
                 changed += self._insert(source, point, changes)
         return changed
 
@@ -433,8 +478,7 @@ class Ledger:
         """Source and record id of every day that is filled by an estimate."""
         rows = self.db.execute(
             "SELECT DISTINCT series.source, record.bucket FROM record JOIN series"
-            " ON series.id=record.series WHERE record.width=86400 AND record.flags & ?",
-            (r.FLAG_ESTIMATED,),
+            f" ON series.id=record.series WHERE {IS_FILL}"
         )
         return {(source, bucket) for source, bucket in rows}
 
@@ -464,16 +508,18 @@ class Ledger:
             return self._replace(source, old[0], point, changes)
         return self._insert(source, point, changes)
 
-    def _withdraw_fills(self, source: Source, days: set[date], changes: _Changes) -> None:
-        for day in days:
+    def _withdraw_fills(self, source: Source, changes: _Changes) -> None:
+        """Take estimates back for days on which a record is about to be counted."""
+        counted = (*changes.inserts, *changes.updates)
+        for day in {self.calendar.day_of(row[r.BUCKET]) for row in counted if row[r.REQUESTS]}:
             start, end = self.calendar.day_range(day)
             filled = {x for x in self._fill_days if x[0] == source.name and start <= x[1] < end}
             if not filled:
                 continue
             rows = self.db.execute(
-                f"{_SELECT} WHERE bucket>=? AND bucket<? AND width=86400 AND flags & ?"
+                f"{_SELECT} WHERE bucket>=? AND bucket<? AND {IS_FILL}"
                 " AND series IN (SELECT id FROM series WHERE source=?)",
-                (start, end, r.FLAG_ESTIMATED, source.name),
+                (start, end, source.name),
             ).fetchall()
             for row in rows:
                 changes.move(row[: len(RECORD_COLUMNS)], row[-1], None, 0)
@@ -545,8 +591,8 @@ class Ledger:
             point.requests,
             point.width > 0,
         )
-        if cost is None:
-            return 0, 0, 0
+        if cost is None or cost.cost_nano_usd > _MOST:
+            return 0, 0, 0  # a sum no call can cost is not a price, and would not fit a bucket
         number = self.dimensions.price_of(tariff.price_id)
         return number, cost.cost_nano_usd, cost.cache_savings_nano_usd
 
@@ -643,7 +689,9 @@ class Ledger:
         ]
         details = {"resets_at_ms": resets, "plan": point.plan}
         value = repr(point.used_ratio)
-        return self._store_snapshot("limit", collector, point, tags, point.window, "", value, details)
+        return self._store_snapshot(
+            "limit", collector, point, tags, point.window, "", value, details
+        )
 
     def _store_snapshot(
         self,
@@ -661,22 +709,24 @@ class Ledger:
         stamp = int(point.timestamp.timestamp()) * 1000
         if stamp < EARLIEST_MS:
             return 0
+        row = (
+            kind,
+            tagset,
+            stamp,
+            collector,
+            canonical(point.provider),
+            canonical(point.account),
+            canonical(name) if name else "",
+            currency,
+            value,
+            json.dumps(details, sort_keys=True),
+        )
         cursor = self.db.execute(
-            "INSERT INTO snapshot VALUES(?,?,?,?,?,?,?,?,?,?)"
-            " ON CONFLICT DO UPDATE SET value=excluded.value, details=excluded.details"
+            "INSERT INTO snapshot VALUES(?,?,?,?,?,?,?,?,?,?,?)"
+            " ON CONFLICT DO UPDATE SET value=excluded.value, details=excluded.details,"
+            " row_check=excluded.row_check"
             " WHERE value<>excluded.value OR details<>excluded.details",
-            (
-                kind,
-                tagset,
-                stamp,
-                collector,
-                canonical(point.provider),
-                canonical(point.account),
-                canonical(name) if name else "",
-                currency,
-                value,
-                json.dumps(details, sort_keys=True),
-            ),
+            (*row, text_check(self.seed, *row)),
         )
         if cursor.rowcount:
             self.outbox.mark_snapshot(kind, stamp // 1000, tagset)

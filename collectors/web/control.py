@@ -67,7 +67,7 @@ class ControlError(TokendashError):
     """The daemon refused a command."""
 
 
-async def ask(path: Path, name: str, arguments: Mapping[str, Any], timeout: float = 600) -> Any:
+async def ask(path: Path, name: str, arguments: Mapping[str, Any], limit: float = 600) -> Any:
     """Have the running daemon do something; None when no daemon answers.
 
     Raises:
@@ -78,7 +78,7 @@ async def ask(path: Path, name: str, arguments: Mapping[str, Any], timeout: floa
     try:
         async with (
             ClientSession(
-                connector=UnixConnector(str(path)), timeout=ClientTimeout(total=timeout)
+                connector=UnixConnector(str(path)), timeout=ClientTimeout(total=limit)
             ) as session,
             session.post(
                 f"http://localhost/commands/{name}", json=dict(arguments), allow_redirects=False

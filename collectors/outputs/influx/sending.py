@@ -35,6 +35,8 @@ LONGEST_WAIT: Final = 10.0
 SHORTEST_RETENTION_NS: Final = 3_600 * 10**9
 # Remembering less would turn one odd 413 into a request per line.
 LEAST_BATCH_BYTES: Final = 64_000
+# What is sent to see whether a failed target is back: little work for both sides.
+PROBE_LINES: Final = 100
 # Between two fruitless hunts for a poisonous line, while the server itself is the problem.
 BREAKDOWNS_BETWEEN_HUNTS: Final = 4
 
@@ -141,9 +143,10 @@ class Pass:
         return await self._probe()
 
     async def _due(self) -> list[Row]:
-        rows: list[Row] = await self._run(
-            self._outbox.due, self._number, self._memory.batch_lines, self.moment()
-        )
+        limit = self._memory.batch_lines
+        if self._is_probing():
+            limit = min(limit, PROBE_LINES)
+        rows: list[Row] = await self._run(self._outbox.due, self._number, limit, self.moment())
         return rows
 
     async def _probe(self) -> Answer | None:

@@ -1,0 +1,298 @@
+"""`run`, `--once` and `--dry-run`: the exporter at work, and what it says to a person."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from collectors import __version__
+from collectors.composition import Program
+from collectors.daemon import Exporter, Outcome, opened, stop_on_signals
+from collectors.errors import LedgerLockedError
+from collectors.ledger import reports
+from collectors.ledger.files import WriterLock, open_reader
+from collectors.ledger.guard import GuardedOutbox
+from collectors.ledger.store import Stored
+from collectors.logs import configure_logs
+
+EXIT_COLLECTOR, EXIT_TARGET = 3, 4
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command("run")(run)
+
+
+def run(
+    once: Annotated[bool, typer.Option("--once", help="Collect once, send, and end")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be written; change nothing")
+    ] = False,
+    collector: Annotated[
+        list[str] | None, typer.Option("--collector", help="Only this collector; may be repeated")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "",
+    log_format: Annotated[str, typer.Option(help="console or json")] = "",
+) -> None:
+    """Collect usage into the ledger and feed InfluxDB, until stopped."""
+    overrides = {
+        "SOURCES": ",".join(collector or ()),
+        "LOG_LEVEL": log_level,
+        "LOG_FORMAT": log_format,
+    }
+    program = Program(os.environ, overrides={k: v for k, v in overrides.items() if v})
+    prepare_logs(program, quiet=once and not log_level)
+    if dry_run:
+        raise typer.Exit(_dry_run(program))
+    if once:
+        raise typer.Exit(run_once(program))
+    asyncio.run(run_daemon(program))
+
+
+def prepare_logs(program: Program, *, quiet: bool = False) -> None:
+    """Log lines to stderr without a secret; `quiet` shows warnings and worse only."""
+    settings = program.settings
+    program.redaction.learn(program.secrets())
+    level = "warning" if quiet and settings.log_level == "info" else settings.log_level
+    configure_logs(level, settings.log_format, program.redaction)
+    for note in program.layers.notes:
+        typer.echo(note, err=True)
+    for problem in program.registry.problems:
+        typer.echo(f"{problem}\n  {problem.hint}", err=True)
+
+
+# -- the daemon -----------------------------------------------------------------------------------
+
+
+async def run_daemon(program: Program) -> None:
+    stop = asyncio.Event()
+    async with opened(program) as exporter:
+        stop_on_signals(stop)
+        exporter.connect()
+        typer.echo(greeting(program), err=True)
+        await exporter.run(stop)
+
+
+def greeting(program: Program) -> str:
+    """What runs, from where, to where: the first lines of a start."""
+    lines = [f"tokendash {__version__}, ledger {program.places.ledger}"]
+    configured = program.registry.configured()
+    lines += [f"  reads {collector.name}" for collector in configured]
+    if not configured:
+        lines += nothing_found(program)
+    settings = program.settings
+    if settings.influxdb_url:
+        lines.append(
+            f"  writes bucket {settings.influxdb_bucket} every {settings.influxdb_interval:g} s"
+        )
+    else:
+        lines.append(_no_influxdb())
+    return "\n".join(lines)
+
+
+def nothing_found(program: Program) -> list[str]:
+    """What was looked for and where, when there is nothing to read yet."""
+    lines = ["Nothing to read yet. Looked for:"]
+    for collector in program.registry.collectors:
+        lines += [f"  {collector.name:<14} {place}" for place in collector.looked_for()]
+    lines.append("That is fine: what appears there later is found by itself.")
+    return lines
+
+
+def _no_influxdb() -> str:
+    return "InfluxDB is not set: all is kept in the ledger, and the history follows once INFLUXDB_URL is set."
+
+
+# -- once -----------------------------------------------------------------------------------------
+
+
+def run_once(program: Program) -> int:
+    outcome = asyncio.run(_collect_once(program))
+    configured = {collector.name for collector in program.registry.configured()}
+    typer.echo(f"tokendash {__version__}, ledger {program.places.ledger}")
+    if not configured - {"spool"}:
+        typer.echo("\n".join(nothing_found(program)))
+    failed = [health for health in outcome.health if health.error]
+    for health in outcome.health:
+        if health.runs and health.name != "spool":
+            result = (
+                f"failed: {health.error}" if health.error else f"{health.records:,} records read"
+            )
+            typer.echo(f"  {health.name:<14} {result}")
+            if health.hint:
+                typer.echo(f"  {'':<14} {health.hint}")
+    with closing(open_reader(program.places.ledger)) as db:
+        print_summary(program, db)
+    if program.settings.influxdb_url:
+        flush = outcome.flush
+        if flush is not None and flush.error is not None:
+            typer.echo(
+                f"InfluxDB: {flush.error}; {flush.pending:,} points wait in the ledger", err=True
+            )
+            typer.echo(f"  {flush.error.hint}", err=True)
+            return EXIT_TARGET
+        if flush is not None:
+            typer.echo(
+                f"InfluxDB: {flush.sent:,} points sent, {flush.refused:,} refused, {flush.pending:,} waiting"
+            )
+    else:
+        typer.echo(_no_influxdb())
+    return EXIT_COLLECTOR if failed else 0
+
+
+async def _collect_once(program: Program) -> Outcome:
+    progress = _Progress(program) if sys.stderr.isatty() else None
+    on_stored = progress.note if progress else None
+    async with opened(program, on_stored) as exporter:
+        exporter.connect()
+        try:
+            return await exporter.once()
+        finally:
+            if progress is not None:
+                progress.close()
+
+
+class _Progress:
+    """A bar over the bytes of the logs to be read; on a terminal only."""
+
+    def __init__(self, program: Program) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[records]:,} records"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._records: dict[str, int] = {}
+        self._tasks: dict[str, Any] = {}
+        self._bar.start()
+        del program
+
+    def note(self, name: str, stored: Stored) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bar.add_task(name, total=None, records=0)
+        self._records[name] = self._records.get(name, 0) + stored.points
+        self._bar.update(self._tasks[name], records=self._records[name])
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def print_summary(program: Program, db: Any) -> None:
+    """Today, the last seven days and the month, in the money meanings that occur."""
+    calendar = program.calendar
+    today = calendar.day_of(int(program.clock().timestamp()))
+    ranges = {
+        "today": today,
+        "last 7 days": today - timedelta(days=6),
+        "this month": today.replace(day=1),
+        "all time": None,
+    }
+    totals = {
+        name: reports.total_of(reports.report(db, calendar, since=since, until=today, by=()))
+        for name, since in ranges.items()
+    }
+    everything = totals["all time"]
+    if not everything.requests and not everything.total_tokens:
+        return
+    columns: list[tuple[str, Callable[[reports.Usage], str]]] = [
+        ("requests", lambda u: f"{u.requests:,}"),
+        ("tokens", lambda u: f"{u.total_tokens:,}"),
+    ]
+    for title, name in (
+        ("paid", "cost_nano"),
+        ("subscription at list price", "api_equivalent_nano"),
+        ("list price, plan unknown", "plan_unknown_nano"),
+    ):
+        if getattr(everything, name):
+            columns.append((title, lambda u, name=name: f"${getattr(u, name) / reports.NANO:,.2f}"))  # type: ignore[misc]  # bound per column
+    if everything.unpriced_tokens:
+        columns.append(("unpriced tokens", lambda u: f"{u.unpriced_tokens:,}"))
+    cells = [["", *(title for title, _ in columns)]]
+    cells += [[name, *(show(usage) for _, show in columns)] for name, usage in totals.items()]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    typer.echo()
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        typer.echo("  ".join((first, *rest)))
+    typer.echo()
+    if everything.plan_unknown_nano:
+        typer.echo(
+            "How is Claude Code paid? Set CLAUDE_CODE_PLAN to api, pro, max5, max20 or team."
+        )
+
+
+# -- dry run --------------------------------------------------------------------------------------
+
+
+def _dry_run(program: Program) -> int:
+    """Collect into a copy of the ledger that is thrown away, and print what it would send."""
+    with tempfile.TemporaryDirectory(prefix="tokendash-dry-") as folder:
+        copy = Path(folder) / "ledger.db"
+        if program.places.ledger.exists():
+            with closing(open_reader(program.places.ledger)) as db:
+                db.execute("VACUUM INTO ?", (str(copy),))
+        trial = Program(program.environ, home=program.home, clock=program.clock,
+                        overrides={"DB_PATH": str(copy), "INFLUXDB_URL": ""})  # fmt: skip
+        health = asyncio.run(_print_lines(trial))
+        shutil.rmtree(folder, ignore_errors=True)
+    return EXIT_COLLECTOR if any(item.error for item in health) else 0
+
+
+async def _print_lines(program: Program) -> list[Any]:
+    from collectors.outputs.lines import LineBuilder
+
+    builder = LineBuilder()
+    async with opened(program) as exporter:
+        outbox = GuardedOutbox(exporter.ledger)
+        target = outbox.target("dry-run:", "", "")
+        now = program.clock().timestamp()
+        while rows := outbox.due(target, 5_000, now):
+            outbox.acknowledge(target, rows, now)
+        outcome = await exporter.once()
+        while rows := outbox.due(target, 5_000, now):
+            outbox.acknowledge(target, rows, now)
+            for row in rows:
+                typer.echo(builder.line(row))
+    return outcome.health
+
+
+# -- before a report ------------------------------------------------------------------------------
+
+
+def collect_quietly(program: Program) -> str | None:
+    """Take in what is new before a report; a note for the user when that was not possible."""
+    lock = WriterLock(program.places.ledger)
+    if lock.is_held():
+        return None  # the daemon takes it in by itself; its age is shown by the caller
+    prepare_logs(program, quiet=True)
+    try:
+        health = asyncio.run(_collect_only(program))
+    except LedgerLockedError:
+        return None
+    failed = [f"{item.name}: {item.error}" for item in health if item.error]
+    return "; ".join(failed) or None
+
+
+async def _collect_only(program: Program) -> list[Any]:
+    async with opened(program) as exporter:
+        return await _run_collectors(exporter)
+
+
+async def _run_collectors(exporter: Exporter) -> list[Any]:
+    return await exporter.orchestrator.run_all_once()
