@@ -6,6 +6,7 @@ environment; the orchestrator does, with what the collector returns.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -49,6 +50,9 @@ __all__ = [
 ]
 
 
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+")
+
+
 class Options(BaseModel):
     """Settings of one collector; a field `path` of collector `my_tool` is read from `MY_TOOL_PATH`.
 
@@ -79,8 +83,9 @@ Cursor = Mapping[str, Any]
 class BaseCollector(Generic[O]):
     """One source of usage, balances or limits.
 
-    The smallest collector sets `name` and overrides `is_configured` and `collect`. Sources that
-    resume override `read` instead and yield batches with the cursor that makes each final.
+    The smallest collector overrides `is_configured` and `collect`. Sources that resume override
+    `read` instead and yield batches with the cursor that makes each final. Set `name`: it is what
+    records are counted under for good; without one, `class AcmeToolCollector` is `acme-tool`.
     """
 
     name: ClassVar[str]
@@ -89,6 +94,16 @@ class BaseCollector(Generic[O]):
     parser_version: ClassVar[int] = 1
     is_local: ClassVar[bool] = False  # reads this machine: polled every LOCAL_INTERVAL
     billing: ClassVar[Billing] = Billing.METERED  # what its records are when they do not say
+
+    _named: ClassVar[bool] = False  # whether a class of this line chose its name itself
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "name" in cls.__dict__:
+            cls._named = True
+        elif not cls._named:
+            words = _WORD.findall(cls.__name__.removesuffix("Collector"))
+            cls.name = "-".join(words).lower() or "unnamed"
 
     def __init__(self, options: O | None = None, context: Context | None = None) -> None:
         self.options: O = options if options is not None else self.options_type()  # type: ignore[assignment]  # the class attribute is the default of O
@@ -103,7 +118,7 @@ class BaseCollector(Generic[O]):
         return ()
 
     def counts_as(self) -> str:
-        """The source its records are counted under; another's name when it fills that one's gaps."""
+        """The source its records are counted under; another's when it fills that one's gaps."""
         return self.name
 
     def billing_now(self) -> Billing:

@@ -1,4 +1,4 @@
-"""Time as values: the clock everything takes as an argument, and calendar days in the user's zone."""
+"""Time as values: the clock everything takes as an argument, and days in the user's zone."""
 
 from __future__ import annotations
 

@@ -8,11 +8,12 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from platformdirs import PlatformDirs
 from pydantic import BaseModel, SecretStr
@@ -109,7 +110,8 @@ class Program:
         """Where the ledger and what belongs to it lie."""
         path = self.settings.db_path
         ledger = path.expanduser() if path else Path(self._dirs.user_data_dir) / "ledger.db"
-        return Places(Path.cwd() / ledger, self.config_dir)
+        # The folder a command is called in may be gone, and matters to a relative path only.
+        return Places(ledger if ledger.is_absolute() else Path.cwd() / ledger, self.config_dir)
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -219,12 +221,26 @@ class Program:
         models: list[BaseModel] = [self.settings]
         with contextlib.suppress(Exception):
             models += [collector.options for collector in self.registry.collectors]
-        return [
-            value.get_secret_value()
-            for model in models
-            for value in (getattr(model, name) for name in type(model).model_fields)
-            if isinstance(value, SecretStr) and value.get_secret_value()
-        ]
+        return [secret for model in models for secret in _secrets_in(model) if secret]
+
+
+def _secrets_in(value: Any) -> Iterator[str]:
+    """Secrets inside an options object, however deep; also a password inside an address."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _secrets_in(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _secrets_in(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _secrets_in(item)
+    elif isinstance(value, str) and "://" in value and "@" in value:
+        with contextlib.suppress(ValueError):
+            password = urlsplit(value).password or ""
+            yield from {password, unquote(password)}
 
 
 ProgramFactory = Callable[[], Program]

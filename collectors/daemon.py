@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from collectors import __version__
-from collectors.clock import is_plausible
+from collectors.clock import BUCKET_SECONDS, is_plausible
 from collectors.composition import Program
 from collectors.insights.spend import ALL, Part, Spend, spend_status
 from collectors.ledger import reports
@@ -23,15 +24,17 @@ from collectors.ledger.backup import backup, is_due
 from collectors.ledger.guard import GuardedLedger, GuardedOutbox
 from collectors.ledger.store import Ledger, Stored
 from collectors.ledger.thread import LedgerThread
+from collectors.names import canonical
 from collectors.orchestrator import Health, Intervals, Orchestrator
+from collectors.registry import is_configured
 
 if TYPE_CHECKING:
     from collectors.measurements import Row
     from collectors.outputs.influx import FlushResult, InfluxWriter
 
 STATUS_SECONDS = 60.0
-SPEND_SECONDS = 300.0
 HOUSEKEEPING_SECONDS = 3600.0
+STOP_SECONDS = 4.0
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Exporter:
             Intervals(settings.collect_interval, settings.local_interval, settings.collect_timeout),
             program.clock,
             on_stored=self._stored(on_stored),
+            clean=program.redaction.clean,
         )
         self.writer: InfluxWriter | None = None
         self._log = structlog.get_logger()
@@ -112,21 +116,29 @@ class Exporter:
         from collectors.web.control import ControlServer
 
         control = ControlServer(self.program.places.socket, self._handlers())
-        await control.start()
+        try:
+            await control.start()
+        except OSError as error:  # a file system without sockets, such as a mounted Windows drive
+            self._log.warning("control.unavailable", path=str(control.path), error=error.strerror)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.orchestrator.run(stop))
-                group.create_task(
-                    self._repeat("housekeeping", HOUSEKEEPING_SECONDS, stop, self._keep)
-                )
+                chores = [
+                    group.create_task(
+                        self._repeat("housekeeping", HOUSEKEEPING_SECONDS, self._keep)
+                    )
+                ]
                 if self.writer is not None:
                     group.create_task(self._send(self.writer, stop))
                     publisher = StatusPublisher(self)
-                    group.create_task(
-                        self._repeat(
-                            "status", STATUS_SECONDS, stop, lambda: self._publish(publisher)
+                    chores.append(
+                        group.create_task(
+                            self._repeat("status", STATUS_SECONDS, lambda: self._publish(publisher))
                         )
                     )
+                await stop.wait()
+                for chore in chores:
+                    chore.cancel()
         finally:
             await control.close()
             if self.writer is not None:
@@ -141,16 +153,13 @@ class Exporter:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), STATUS_SECONDS)
 
-    async def _repeat(
-        self, name: str, seconds: float, stop: asyncio.Event, work: Callable[[], Any]
-    ) -> None:
-        while not stop.is_set():
+    async def _repeat(self, name: str, seconds: float, work: Callable[[], Any]) -> None:
+        while True:
             try:
                 await work()
             except Exception as error:  # noqa: BLE001 - a chore that fails is tried again later
                 self._log.error("chore.failed", chore=name, exc_info=error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), seconds)
+            await asyncio.sleep(seconds)
 
     async def _publish(self, publisher: StatusPublisher) -> None:
         if self.writer is not None:
@@ -186,6 +195,7 @@ class Exporter:
             "uptime_s": round(time.monotonic() - self.program.started),
             "collectors": {
                 health.name: {
+                    "runs": health.runs,
                     "consecutive_failures": health.consecutive_failures,
                     "error": health.error,
                 }
@@ -199,10 +209,11 @@ class Exporter:
         found = [
             collector
             for collector in self.orchestrator.collectors
-            if (not wanted or collector.name in wanted) and collector.is_configured()
+            if (not wanted or collector.name in wanted) and is_configured(collector)
         ]
-        for collector in found:
-            await self.orchestrator.run_once(collector)
+        async with asyncio.TaskGroup() as group:
+            for collector in found:
+                group.create_task(self.orchestrator.run_once(collector))
         return {"collected": [collector.name for collector in found]}
 
     async def _replay(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -236,8 +247,7 @@ class StatusPublisher:
             __version__,
         )
         self._spend: dict[Part, Spend] = {}
-        self._spend_at = float("-inf")
-        self._spend_changes = -1
+        self._spend_of = (-1, -1)
 
     async def lines(self) -> list[str]:
         """Line protocol of this minute's status points; none while the clock cannot be trusted."""
@@ -255,11 +265,12 @@ class StatusPublisher:
 
         exporter = self._exporter
         program = exporter.program
-        elapsed = time.monotonic()
-        if self._spend_changes != exporter._changes or elapsed - self._spend_at >= SPEND_SECONDS:
-            always = [Part(ALL, program.host, "")]
+        # "Today" ends and "yesterday by now" moves where a bucket begins.
+        state_of_spend = (exporter._changes, int(now.timestamp()) // BUCKET_SECONDS)
+        if self._spend_of != state_of_spend:
+            always = [Part(ALL, canonical(program.host), "")]
             self._spend = spend_status(ledger.db, now, program.calendar, always)
-            self._spend_at, self._spend_changes = elapsed, exporter._changes
+            self._spend_of = state_of_spend
         target = ledger.outbox.any_target()
         state = ExporterState(
             pending=ledger.outbox.pending(target) if target else 0,
@@ -298,14 +309,30 @@ async def opened(
         thread.close()
 
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """End in order at the first SIGTERM or SIGINT, at once at the second."""
+def stop_on_signals(stop: asyncio.Event) -> list[int]:
+    """End in order at the first SIGTERM or SIGINT, at once at the second.
+
+    The signals that came are in the list that is returned.
+    """
     loop = asyncio.get_running_loop()
+    received: list[int] = []
 
     def handle(number: int) -> None:
-        if stop.is_set():
+        if received:
             os._exit(128 + number)
+        received.append(number)
+        # A thread that nothing can interrupt (a log on a dead network drive) must not hold up the
+        # end. What it was about to store is read again at the next start.
+        watchdog = threading.Timer(STOP_SECONDS, os._exit, (exit_code_of(received),))
+        watchdog.daemon = True
+        watchdog.start()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle, number)
+    return received
+
+
+def exit_code_of(signals: Sequence[int]) -> int:
+    """What a process that was stopped in order ends with: 130 after Ctrl-C, else 0."""
+    return 130 if signal.SIGINT in signals else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class TokendashError(Exception):
-    """Base of expected failures; `hint` says how to mend it, `exit_code` what a command ends with."""
+    """An expected failure; `hint` says how to mend it, `exit_code` what a command ends with."""
 
     exit_code = 1
 

@@ -52,7 +52,7 @@ class Redaction:
         return text
 
     def __call__(
-        self, logger: Any, method: str, event: MutableMapping[str, Any]
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
     ) -> Mapping[str, Any]:
         return {key: self._value(key, value) for key, value in event.items()}
 

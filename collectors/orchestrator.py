@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ import structlog
 
 from collectors.base import AnyCollector, Batch
 from collectors.clock import Clock
-from collectors.errors import AuthError, CollectError, LedgerError, RateLimitedError
+from collectors.errors import AuthError, CollectError, RateLimitedError, TokendashError
 from collectors.ledger.guard import GuardedLedger
 from collectors.ledger.store import Source, Stored
 from collectors.ledger.thread import LedgerThread
+from collectors.logs import text_of
+from collectors.registry import is_configured
 
 LONGEST_PAUSE = 900.0
+LONGEST_RETRY_AFTER = 21_600.0  # a server's word is taken for up to six hours
 AUTH_PAUSE = 3600.0
 
 
@@ -38,6 +42,7 @@ class Health:
     duration: float = 0.0
     error: str = ""
     hint: str = ""
+    noted_at: float = float("-inf")  # loop time of the last line in the ledger's history of runs
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Orchestrator:
         clock: Clock,
         *,
         on_stored: Callable[[str, Stored], None] | None = None,
+        clean: Callable[[str], str] = str,
     ) -> None:
         self.collectors = list(collectors)
         self.health = {collector.name: Health(collector.name) for collector in collectors}
@@ -69,6 +75,8 @@ class Orchestrator:
         self._intervals = intervals
         self._clock = clock
         self._on_stored = on_stored
+        self._clean = clean  # takes secrets out of what a source says about its failure
+        self._one_run_each: dict[str, asyncio.Lock] = {}
         self._log = structlog.get_logger()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -83,9 +91,14 @@ class Orchestrator:
         """Run every configured collector once, all at the same time."""
         async with asyncio.TaskGroup() as group:
             for collector in self.collectors:
-                if collector.is_configured():
-                    group.create_task(self.run_once(collector))
+                group.create_task(self._run_if_configured(collector))
         return list(self.health.values())
+
+    async def _run_if_configured(self, collector: AnyCollector) -> float:
+        # A source may appear while we run: asked every time, absence is normal.
+        if await asyncio.to_thread(is_configured, collector):
+            return await self.run_once(collector)
+        return 0.0
 
     def interval_of(self, collector: AnyCollector) -> float:
         """Seconds between two runs of a collector that is well."""
@@ -94,24 +107,24 @@ class Orchestrator:
 
     async def _repeat(self, collector: AnyCollector, stop: asyncio.Event) -> None:
         loop = asyncio.get_running_loop()
-        next_at = loop.time()
+        spread = 0.0 if collector.is_local else 0.05
         while not stop.is_set():
-            pause = 0.0
-            # A source may appear while we run: asked every time, absence is normal.
-            if await asyncio.to_thread(_is_configured, collector):
-                pause = await self.run_once(collector)
-            interval = self.interval_of(collector)
-            # Missed turns (a long run, a suspended laptop) are not made up for one by one.
-            next_at = max(next_at + interval, loop.time())
-            next_at = max(next_at, loop.time() + pause)
-            delay = next_at - loop.time()
-            if not collector.is_local:
-                delay *= random.uniform(0.95, 1.05)  # noqa: S311 - spreads load, keeps no secret
+            started = loop.time()
+            pause = await self._run_if_configured(collector)
+            interval = self.interval_of(collector) * random.uniform(1 - spread, 1 + spread)  # noqa: S311 - spreads load, keeps no secret
+            # From the start of this run: turns missed in a long run or by a suspended laptop are
+            # not made up for one by one.
+            delay = max(started + interval - loop.time(), pause)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), delay)
 
     async def run_once(self, collector: AnyCollector) -> float:
         """Store everything that is new in one source; return the pause a failure asks for."""
+        # A command may ask for a run while one is going on: two at once would read the same twice.
+        async with self._one_run_each.setdefault(collector.name, asyncio.Lock()):
+            return await self._run(collector)
+
+    async def _run(self, collector: AnyCollector) -> float:
         loop = asyncio.get_running_loop()
         health = self.health.setdefault(collector.name, Health(collector.name))
         started, wall = loop.time(), self._clock().timestamp()
@@ -119,19 +132,21 @@ class Orchestrator:
         failure: BaseException | None = None
         try:
             await self._store_new(collector, stored)
-        except asyncio.CancelledError:
-            raise
-        except TimeoutError:
-            failure = CollectError(
-                f"{collector.name} took longer than {self._intervals.timeout:g} s",
-                "it is tried again; raise COLLECT_TIMEOUT when the source is really that slow",
-            )
-        except Exception as error:  # noqa: BLE001 - the one place: a collector may raise anything
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            failure = error  # nobody cancelled us: the collector did that by itself
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a collector may raise anything
             failure = error
         health.duration = loop.time() - started
         health.records = stored.points
+        was_failing = health.consecutive_failures > 0
         pause = self._settle(health, wall, failure)
-        if failure is not None or stored.changed or stored.skipped or not health.runs:
+        is_news = failure is not None or was_failing or stored.changed or stored.skipped
+        # Quiet runs are noted now and then, so that the ledger knows how old what it says is.
+        if is_news or loop.time() - health.noted_at >= self._intervals.collect:
+            health.noted_at = loop.time()
             await self._note(collector.name, wall, health, stored)
         health.runs += 1
         return pause
@@ -141,7 +156,7 @@ class Orchestrator:
         cursor = await self._thread.run(self._ledger.run, lambda ledger: ledger.cursor(name))
         batches = collector.read(cursor)
         async with contextlib.aclosing(batches):  # type: ignore[type-var]  # an async generator
-            while (batch := await self._next(batches)) is not None:
+            while (batch := await self._next(name, batches)) is not None:
                 source = Source.of(collector)
                 part = await self._thread.run(self._ledger.commit, collector.name, source, batch)
                 stored.points += part.points
@@ -150,9 +165,18 @@ class Orchestrator:
                 if self._on_stored is not None:
                     self._on_stored(collector.name, part)
 
-    async def _next(self, batches: AsyncIterator[Batch]) -> Batch | None:
-        async with asyncio.timeout(self._intervals.timeout):
-            return await anext(batches, None)
+    async def _next(self, name: str, batches: AsyncIterator[Batch]) -> Batch | None:
+        limit = asyncio.timeout(self._intervals.timeout)
+        try:
+            async with limit:
+                return await anext(batches, None)
+        except TimeoutError:
+            if not limit.expired():
+                raise  # some other limit, inside the collector
+            raise CollectError(
+                f"{name} took longer than {self._intervals.timeout:g} s",
+                "it is tried again; raise COLLECT_TIMEOUT when the source is really that slow",
+            ) from None
 
     def _settle(self, health: Health, wall: float, failure: BaseException | None) -> float:
         """Note how a run ended, log a change of state, and say how long to pause."""
@@ -166,8 +190,9 @@ class Orchestrator:
             return 0.0
         health.consecutive_failures += 1
         is_news = health.consecutive_failures == 1
-        if isinstance(failure, CollectError | LedgerError):
-            health.error, health.hint = str(failure), failure.hint
+        if isinstance(failure, TokendashError):
+            health.error = self._clean(text_of(failure))
+            health.hint = self._clean(text_of(getattr(failure, "hint", "")))
             say = log.warning if is_news else log.debug
             say("collector.failed", error=health.error, hint=health.hint)
         else:
@@ -175,11 +200,14 @@ class Orchestrator:
             health.hint = "this is a fault of the collector; please report it with the log"
             say = log.error if is_news else log.debug
             say("collector.failed", error=health.error, exc_info=failure)
-        if isinstance(failure, RateLimitedError):
-            return min(failure.retry_after, LONGEST_PAUSE)
         if isinstance(failure, AuthError):
             return AUTH_PAUSE
-        return float(min(LONGEST_PAUSE, 5.0 * 2 ** min(health.consecutive_failures, 10)))
+        backoff: float = min(LONGEST_PAUSE, 5.0 * 2 ** min(health.consecutive_failures, 10))
+        if isinstance(failure, RateLimitedError):
+            asked = getattr(failure, "retry_after", None)
+            if isinstance(asked, int | float) and 0 <= asked < math.inf:
+                return min(float(asked), LONGEST_RETRY_AFTER)
+        return backoff
 
     async def _note(self, name: str, wall: float, health: Health, stored: Stored) -> None:
         try:
@@ -191,10 +219,3 @@ class Orchestrator:
             )
         except Exception as error:  # noqa: BLE001 - history about a run must not end the run
             self._log.warning("run.unnoted", collector=name, error=type(error).__name__)
-
-
-def _is_configured(collector: AnyCollector) -> bool:
-    try:
-        return collector.is_configured()
-    except Exception:  # noqa: BLE001 - answered by running it, which reports the failure
-        return True

@@ -25,7 +25,7 @@ def ledger_path(layers: Layers) -> Path:
         path = Path(str(named.text)).expanduser()
     else:
         path = _user_dir("XDG_DATA_HOME", "data") / "ledger.db"
-    return Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+    return Path.cwd() / path
 
 
 def _user_dir(variable: str, kind: str) -> Path:

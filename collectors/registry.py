@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from operator import attrgetter
 
 from collectors.base import AnyCollector, BaseCollector, Context
 from collectors.errors import SettingsError, TokendashError
+from collectors.logs import text_of
 from collectors.settings import Layers
 
 BUILT_IN = (
@@ -17,6 +20,7 @@ BUILT_IN = (
     "collectors.agents.spool:SpoolCollector",
 )
 ENTRY_POINTS = "tokendash.collectors"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 @dataclass
@@ -28,7 +32,15 @@ class Registry:
 
     def configured(self) -> list[AnyCollector]:
         """Collectors that have something to read."""
-        return [collector for collector in self.collectors if collector.is_configured()]
+        return [collector for collector in self.collectors if is_configured(collector)]
+
+
+def is_configured(collector: AnyCollector) -> bool:
+    """Whether a collector has something to read; one that cannot say fails when it is run."""
+    try:
+        return bool(collector.is_configured())
+    except Exception:  # noqa: BLE001 - a plug-in may raise anything
+        return True
 
 
 def collector_types(
@@ -37,7 +49,7 @@ def collector_types(
     """Every collector class, and an error for each that cannot be loaded."""
     found: dict[str, type[AnyCollector]] = {}
     problems: list[TokendashError] = []
-    packaged = [f"{point.module}:{point.attr}" for point in entry_points(group=ENTRY_POINTS)]
+    packaged = [point.value for point in entry_points(group=ENTRY_POINTS)]
     for path in (*BUILT_IN, *packaged, *extra):
         try:
             kind = load_type(path)
@@ -62,18 +74,23 @@ def load_type(path: str) -> type[AnyCollector]:
     Raises:
         SettingsError: there is none, or it is not a collector.
     """
-    module, _, name = path.partition(":")
+    module, _, name = path.partition("[")[0].strip().partition(":")
     try:
-        kind = getattr(importlib.import_module(module), name)
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything while it is imported
+        kind = attrgetter(name)(importlib.import_module(module))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         raise SettingsError(
-            f"collector {path} cannot be loaded: {type(error).__name__}: {error}",
+            f"collector {path} cannot be loaded: {type(error).__name__}: {text_of(error)}",
             "write it as module:Class and install its package",
         ) from None
     if not (isinstance(kind, type) and issubclass(kind, BaseCollector) and hasattr(kind, "name")):
         raise SettingsError(
             f"{path} is not a collector",
             "derive it from collectors.base.BaseCollector and set `name`",
+        )
+    if not _NAME.fullmatch(str(kind.name)):
+        raise SettingsError(
+            f"the `name` of collector {path} cannot be used",
+            "lower-case letters, digits, `-`, `_` and `.`, such as `my-tool`",
         )
     return kind
 
@@ -113,4 +130,12 @@ def make_registry(
             registry.collectors.append(kind(options, context))
         except SettingsError as error:
             registry.problems.append(error)
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            # Without its text, which may hold what an option was set to.
+            registry.problems.append(
+                SettingsError(
+                    f"collector {kind.name} cannot be made: {type(error).__name__}",
+                    "this is a fault of the collector; please report it to its author",
+                )
+            )
     return registry

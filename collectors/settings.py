@@ -11,9 +11,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 from pydantic.fields import FieldInfo
 
 from collectors.errors import SettingsError
-from collectors.layers import Layers, Value, read_layers, read_secret
+from collectors.layers import PREFIX, REPOSITORY, Layers, Value, read_layers, read_secret
 
-__all__ = ["Layers", "Settings", "Value", "fields_of", "is_secret", "read_layers", "read_secret"]
+__all__ = [
+    "PREFIX",
+    "REPOSITORY",
+    "Layers",
+    "Settings",
+    "Value",
+    "fields_of",
+    "is_secret",
+    "read_layers",
+    "read_secret",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -152,8 +162,10 @@ def _explain(
         return str(error), error.hint
     lines = [str(error) for error in unread.values()]
     names = {key: env_name for key, env_name, _ in fields_of(model, prefix)}
-    found = [] if wrong is None else wrong.errors(
-        include_input=False, include_context=False, include_url=False
+    found = (
+        []
+        if wrong is None
+        else wrong.errors(include_input=False, include_context=False, include_url=False)
     )
     for item in found:
         name = names.get(str(item["loc"][0]), str(item["loc"][0])) if item["loc"] else ""

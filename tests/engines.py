@@ -53,12 +53,12 @@ def need(command: str) -> str:
     return found
 
 
-def install(engines: Sequence[Engine]) -> bool:
+def install(engines: Sequence[Engine], policy: Path = POLICY) -> bool:
     """Install engines from Debian, as root; the services of their packages are not started."""
     packages = [engine.package for engine in engines]
     apt = ("apt-get", "-o", "DPkg::Lock::Timeout=300", "-q", "-y")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with _no_services():
+    with _no_services(policy):
         for command in (["update"], ["install", "--no-install-recommends", *packages]):
             try:
                 done = subprocess.run(
@@ -73,14 +73,14 @@ def install(engines: Sequence[Engine]) -> bool:
 
 
 @contextmanager
-def _no_services() -> Iterator[None]:
+def _no_services(policy: Path) -> Iterator[None]:
     """Debian's own way to say that no package may start its service: tests start their own."""
-    if POLICY.exists() or not POLICY.parent.is_dir():
+    if policy.exists() or not policy.parent.is_dir():
         yield
         return
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
-    POLICY.chmod(0o755)
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
     try:
         yield
     finally:
-        POLICY.unlink(missing_ok=True)
+        policy.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ DAY = 86_400
 DOWN_FROM, DOWN_UNTIL = 1 * DAY, 8 * DAY
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.soak)])
 @in_virtual_time
 async def test_after_a_week_of_outage_and_three_restarts_nothing_is_missing(
     outbox_factory: MakeRig, seed: int
@@ -44,8 +44,11 @@ async def test_after_a_week_of_outage_and_three_restarts_nothing_is_missing(
             return rng.choice(["503", "503", "503_retry_after", "502", "hang", "reset"])
 
         server.decide = weather
-        for days in (0.5, 3, 1.25, 4.25):  # a restart after each
-            async with writing(server, rig, rng=rng) as writer, asyncio.TaskGroup() as group:
+        for days in (0.5, 3, 4.4, 1.1):  # a restart after each
+            async with (
+                writing(server, rig, rng=rng, interval=300) as writer,
+                asyncio.TaskGroup() as group,
+            ):
                 stop = asyncio.Event()
                 group.create_task(writer.run(stop))
                 until = loop.time() + days * DAY
@@ -55,7 +58,7 @@ async def test_after_a_week_of_outage_and_three_restarts_nothing_is_missing(
                             int(wall()) // 300 * 300, f"m{rng.randrange(3)}", rng.randrange(999)
                         )
                     await asyncio.sleep(300)
-                    worst = max(worst, rig.pending())
+                worst = max(worst, rig.pending())
                 stop.set()
             rig.reopen()
         async with writing(server, rig) as writer:
@@ -156,7 +159,7 @@ async def test_a_large_backlog_goes_out_in_bounded_batches_and_flat_memory(
     outbox_factory: MakeRig,
 ) -> None:
     rig = outbox_factory()
-    count = 60_000
+    count = 30_000
     fill(rig, count, models=20)
     largest = 0
     first_starts: list[int] = []
@@ -188,8 +191,8 @@ async def test_a_large_backlog_goes_out_in_bounded_batches_and_flat_memory(
     assert max(server.request_sizes) <= 2_000
     assert first_starts == sorted(first_starts, reverse=True)
     assert peak < 12_000_000
-    # The polite pace: a million rows take 500 requests, 100 s at five a second.
-    assert 2 <= seconds <= 8
+    # Ten at once, then five a second: a million rows take 500 requests and 100 s.
+    assert 1 <= seconds <= 4
 
 
 def test_a_rig_is_what_the_writer_is_tested_with(outbox_factory: MakeRig) -> None:

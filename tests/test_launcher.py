@@ -528,6 +528,7 @@ def test_folder_that_cannot_be_written_is_named_with_the_way_out(
             'ID="rhel"\nID_LIKE="fedora"\nVERSION_ID="9.4"\n',
             "dnf install python3.11",
         ),
+        ('ID="amzn"\nID_LIKE="fedora"\nVERSION_ID="2023"\n', "dnf install python3.11"),
         ("ID=alpine\nVERSION_ID=3.20.0\n", "apk add python3"),
         ("ID=arch\n", "pacman -S python"),
         ('ID="opensuse-leap"\nID_LIKE="suse opensuse"\n', "zypper install python311"),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -42,6 +42,7 @@ DEFAULT_CLEANUP_DAYS = 30
 _SYNTHETIC = "<synthetic>"
 _GLOBAL_ID = "msg_"  # what Anthropic's own ids start with; others may be reused
 _LONG_ID = 20
+_MOST_CONTEXTS = 1_000
 _DEAREST_USD = 1_000_000  # a call that claims to have cost more claims nothing
 
 
@@ -157,6 +158,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
     ) -> None:
         super().__init__(options, context)
         self._projects = ProjectFinder()
+        self._contexts: dict[tuple[str | None, ...], TokenUsagePoint] = {}
         self._latest_ms = int((self.context.now() + timedelta(days=1)).timestamp() * 1000)
 
     def config_dirs(self) -> list[Path]:
@@ -192,7 +194,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
                 return days
         return DEFAULT_CLEANUP_DAYS
 
-    def parse(self, line: memoryview, log: LogFile) -> Iterable[TokenUsagePoint]:
+    def parse(self, line: bytes, log: LogFile) -> Sequence[TokenUsagePoint]:
         entry: _Entry | None
         try:
             entry = _decode(line)
@@ -213,54 +215,73 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
 
     def _points(
         self, entry: _Entry, answer: _Entry | _Inner, replayed: bool, log: LogFile
-    ) -> Iterator[TokenUsagePoint]:
+    ) -> Sequence[TokenUsagePoint]:
         message = answer.message
-        assert message is not None  # parse looked
-        assert message.usage is not None
+        assert message is not None and message.usage is not None  # noqa: PT018 - parse looked
         usage = message.usage
-        model = message.model
-        if model == _SYNTHETIC:
-            return
-        if not model:
-            raise FormatError("model missing")
-        key, request = _identity(message.id, answer, entry)
-        written, written_1h = _cache_writes(usage.cache_creation_input_tokens, usage.cache_creation)
-        output = usage.output_tokens or 0
-        thinking = usage.output_tokens_details
-        tools = usage.server_tool_use
-        read = usage.cache_read_input_tokens
-        point = TokenUsagePoint(
-            provider=provider_of(model),
-            model=model,
-            timestamp=timestamp_ms(answer.timestamp or "", self._latest_ms),
-            key=key,
-            variant=request,
-            input_tokens=usage.input_tokens or 0,
-            cache_read_tokens=0 if read is UNSET else read or 0,
-            cache_write_tokens=written,
-            cache_write_1h_tokens=written_1h,
-            output_tokens=output,
-            reasoning_tokens=min((thinking.thinking_tokens or 0) if thinking else 0, output),
-            web_search_requests=(tools.web_search_requests or 0) if tools else 0,
-            service_tier=usage.service_tier or "",
-            speed=usage.speed or "",
-            inference_geo=usage.inference_geo or "",
-            batch=usage.service_tier == "batch",
-            session=entry.sessionId or "",
-            project=self._projects.project_of(entry.cwd or "") or _folder(log),
-            branch=entry.gitBranch or "",
-            replayed=replayed,
-            has_cache_counts=read is not UNSET or usage.cache_creation_input_tokens is not UNSET,
-            stated_cost_usd=_stated(entry.costUSD),
+        if message.model == _SYNTHETIC:
+            return ()
+        point = self._context_of(message.model, usage, entry, log)
+        point.key, point.variant = _identity(message.id, answer, entry)
+        point.timestamp = timestamp_ms(answer.timestamp or "", self._latest_ms)
+        read, total = usage.cache_read_input_tokens, usage.cache_creation_input_tokens
+        point.input_tokens = usage.input_tokens or 0
+        if read is UNSET:
+            point.has_cache_counts = total is not UNSET
+        elif read:
+            point.cache_read_tokens = read
+        point.cache_write_tokens, point.cache_write_1h_tokens = _cache_writes(
+            total, usage.cache_creation
         )
+        output = point.output_tokens = usage.output_tokens or 0
+        details, tools = usage.output_tokens_details, usage.server_tool_use
+        if details is not None and details.thinking_tokens:
+            point.reasoning_tokens = min(details.thinking_tokens, output)
+        if tools is not None and tools.web_search_requests:
+            point.web_search_requests = tools.web_search_requests
+        point.replayed = replayed
+        if entry.costUSD is not None:
+            point.stated_cost_usd = _stated(entry.costUSD)
         _check(point)
-        yield point
-        for index, extra in enumerate(usage.iterations or ()):
-            # Iterations of type `message` are in the top-level counts already.
-            if extra.type not in (None, "message"):
-                yield _iteration(point, index, extra)
+        calls = usage.iterations
+        # Iterations of type `message` are in the top-level counts already.
+        if not calls or (len(calls) == 1 and calls[0].type == "message"):
+            return (point,)
+        extra = [
+            _iteration(point, index, call)
+            for index, call in enumerate(calls)
+            if call.type not in (None, "message")
+        ]
+        return (point, *extra)
 
-    def _recover(self, line: memoryview) -> _Entry | None:
+    def _context_of(
+        self, model: str | None, usage: _Usage, entry: _Entry, log: LogFile
+    ) -> TokenUsagePoint:
+        """A new point with all that neighbouring lines have in common, worked out once."""
+        tier, speed, place = usage.service_tier, usage.speed, usage.inference_geo
+        folder = "" if entry.cwd else _folder(log)
+        key = (model, tier, speed, place, entry.sessionId, entry.cwd, entry.gitBranch, folder)
+        found = self._contexts.get(key)
+        if found is None:
+            if not model:
+                raise FormatError("model missing")
+            if len(self._contexts) >= _MOST_CONTEXTS:
+                self._contexts.clear()
+            found = self._contexts[key] = TokenUsagePoint(
+                provider=provider_of(model),
+                model=model,
+                timestamp=0,
+                service_tier=tier or "",
+                speed=speed or "",
+                inference_geo=place or "",
+                batch=tier == "batch",
+                session=entry.sessionId or "",
+                project=self._projects.project_of(entry.cwd or "") or folder,
+                branch=entry.gitBranch or "",
+            )
+        return msgspec.structs.replace(found)
+
+    def _recover(self, line: bytes) -> _Entry | None:
         """What the strict decoder refused: another type of line, or odd values in ours."""
         try:
             if _decode_type(line).type not in ("assistant", "progress"):
@@ -359,20 +380,15 @@ def _iteration(point: TokenUsagePoint, index: int, extra: _Iteration) -> TokenUs
 
 
 def _check(point: TokenUsagePoint) -> None:
+    given, read, written = point.input_tokens, point.cache_read_tokens, point.cache_write_tokens
+    written_1h, output = point.cache_write_1h_tokens, point.output_tokens
+    searches = point.web_search_requests
+    # A sum of bits is negative when any of the numbers is.
     if (
-        min(
-            point.input_tokens,
-            point.cache_read_tokens,
-            point.cache_write_tokens,
-            point.cache_write_1h_tokens,
-            point.output_tokens,
-            point.reasoning_tokens,
-            point.web_search_requests,
-        )
-        < 0
-        or point.total_tokens > MOST
-        or point.web_search_requests > MOST
-        or point.cache_write_1h_tokens > point.cache_write_tokens
+        (given | read | written | written_1h | output | point.reasoning_tokens | searches) < 0
+        or given + read + written + output > MOST
+        or searches > MOST
+        or written_1h > written
     ):
         raise FormatError("token count out of range")
 

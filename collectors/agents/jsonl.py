@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -35,8 +36,6 @@ from collectors.merging import absorb
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - the conventional letter for an options type
 
-POINTS_PER_BATCH = 5_000
-FILES_PER_BATCH = 400
 POOL_BYTES = 96 << 20  # from here on two more processes earn their start
 UNREAD_LINES = 50
 FORMAT_CHANGED = "format changed"
@@ -50,6 +49,8 @@ class JsonlCollector(BaseCollector[O]):
     merge = Merge.LARGEST
     is_local = True
     markers: ClassVar[tuple[bytes, ...]]
+    points_per_batch: ClassVar[int] = 5_000
+    files_per_batch: ClassVar[int] = 400
     witness: ClassVar[bytes] = b""  # in every line that should hold a marker, whatever its name
 
     unread_lines = 0  # lines that told nothing since the last one that told of a call
@@ -62,7 +63,7 @@ class JsonlCollector(BaseCollector[O]):
         """Whether a file of this name is a log."""
         return name.endswith(".jsonl")
 
-    def parse(self, line: memoryview, log: LogFile) -> Iterable[TokenUsagePoint]:
+    def parse(self, line: bytes, log: LogFile) -> Sequence[TokenUsagePoint]:
         """The calls one line tells of; none for most lines.
 
         Raises:
@@ -134,10 +135,15 @@ class _Gathering:
         parse = collector.parse
         lines = understood = 0
         try:
-            for line in self._reader.read(log, position, collector.parser_version, progress):
-                lines += 1
-                try:
-                    for point in parse(line.data, log):
+            for some in self._reader.read(log, position, collector.parser_version, progress):
+                lines += len(some)
+                for line, offset in some:
+                    try:
+                        found = parse(line, log)
+                    except FormatError as error:
+                        self._refuse(error.reason, log, offset, len(line))
+                        continue
+                    for point in found:
                         understood += 1
                         key = (point.key, point.variant)
                         seen = points.get(key)
@@ -145,9 +151,7 @@ class _Gathering:
                             points[key] = point
                         else:
                             absorb(seen, point)
-                except FormatError as error:
-                    self._refuse(error.reason, log, line.offset, len(line.data))
-                if len(points) >= POINTS_PER_BATCH:
+                if len(points) >= collector.points_per_batch:
                     self._cursor[log.name] = progress.position(is_final=False)
                     self._refuse_too_long(progress)
                     yield self._take()
@@ -164,7 +168,7 @@ class _Gathering:
             collector.unread_lines = 0
         elif lines or collector.witness:
             collector.unread_lines += lines or self._reader.count(collector.witness)
-        if len(self._cursor) >= FILES_PER_BATCH:
+        if len(self._cursor) >= collector.files_per_batch:
             yield self._take()
 
     def finish(self) -> Iterator[Batch]:
@@ -209,13 +213,13 @@ def _next(batches: Iterator[Batch]) -> Batch | None:
 MOST = 1 << 53
 
 
-def lenient(line: memoryview) -> dict[str, Any]:
+def lenient(line: bytes) -> dict[str, Any]:
     """A line the strict decoder refused, read as forgivingly as is safe.
 
     Raises:
         FormatError: it is not a JSON object.
     """
-    text = bytes(line).decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r")
+    text = line.decode("utf-8", errors="replace").lstrip("\ufeff").rstrip("\r")
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -248,6 +252,14 @@ def timestamp_ms(text: str, latest_ms: int) -> int:
     Raises:
         FormatError: not a time, or outside 2020 to tomorrow.
     """
+    if len(text) == 24 and text[16] == ":" and text[19] == "." and text[23] == "Z":
+        # The usual form, `2026-09-01T23:59:58.100Z`: a minute is worked out once.
+        minute = _minute_ms(text[:16])
+        digits = text[17:19] + text[20:23]
+        if minute and digits.isdecimal() and digits < "60" and digits.isascii():
+            found = minute + int(digits)
+            if EARLIEST_MS <= found <= latest_ms:
+                return found
     try:
         moment = datetime.fromisoformat(text)
     except (ValueError, TypeError):
@@ -261,3 +273,12 @@ def timestamp_ms(text: str, latest_ms: int) -> int:
     if not EARLIEST_MS <= found <= latest_ms:
         raise FormatError("timestamp outside 2020 to tomorrow")
     return found
+
+
+@lru_cache(maxsize=4096)
+def _minute_ms(text: str) -> int:
+    """Milliseconds of `YYYY-MM-DDTHH:MM` in UTC; 0 when it is not that."""
+    try:
+        return int(datetime.fromisoformat(text + "+00:00").timestamp() * 1000)
+    except ValueError:
+        return 0

@@ -126,11 +126,7 @@ def has_changed(log: LogFile, position: Sequence[int] | None, parser: int) -> bo
     )
 
 
-class Line(NamedTuple):
-    """One complete line that holds a marker; `data` is valid until the next one is asked for."""
-
-    data: memoryview
-    offset: int
+Lines = list[tuple[bytes, int]]  # complete lines that hold a marker, and where each begins
 
 
 @dataclass
@@ -186,8 +182,8 @@ class LineReader:
 
     def read(
         self, log: LogFile, position: Sequence[int] | None, parser: int, progress: Progress
-    ) -> Iterator[Line]:
-        """Lines after `position`; `progress.offset` moves past whole buffers of complete lines.
+    ) -> Iterator[Lines]:
+        """Lines after `position`, a buffer's worth at a time; `progress` is past those handed out.
 
         What is behind the size at the start of this call waits for the next one, and so does a
         last line without its newline.
@@ -224,7 +220,7 @@ class LineReader:
             return 0
         return known.offset
 
-    def _lines(self, fd: int, size: int, progress: Progress) -> Iterator[Line]:
+    def _lines(self, fd: int, size: int, progress: Progress) -> Iterator[Lines]:
         buffer = self._buffer
         base = progress.offset  # file offset of the buffer's first byte
         fill = 0
@@ -254,14 +250,13 @@ class LineReader:
                 start = buffer.find(b"\n", 0, end) + 1
                 progress.too_long.append((skipping, base + start - skipping))
                 skipping = -1
-            with memoryview(buffer) as view:
-                for first, last in self._hits(view, start, end):
-                    with view[first:last] as data:
-                        yield Line(data, base + first)
+            lines = self._hits(start, end, base)
             # What was handed out, not what the file says by now: it may have been rewritten.
             is_long = end >= _TAIL_BYTES
             tail = bytes(buffer[end - _TAIL_BYTES : end]) if is_long else _tail(fd, base + end)
             progress.move(base + end, tail)
+            if lines:
+                yield lines
             rest = fill - end
             if rest:
                 buffer[:rest] = buffer[end:fill]
@@ -270,29 +265,36 @@ class LineReader:
             if len(buffer) > BUFFER_BYTES and rest < BUFFER_BYTES:
                 buffer = self._buffer = buffer[:BUFFER_BYTES]
 
-    def _hits(self, view: memoryview, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Start and end of every line between `start` and `end` that holds a marker."""
-        buffer = self._buffer
-        find = self._find
-        if len(self._markers) == 1 and find is not None:
-            marker = self._markers[0]
-            while (hit := find(view, marker, start, end)) >= 0:
-                first = buffer.rfind(b"\n", start, hit) + 1 or start
-                start = buffer.find(b"\n", hit, end) + 1
-                yield first, start - 1
-            return
-        ahead = dict.fromkeys(self._markers, -1)
-        while True:
-            for marker, hit in ahead.items():
-                if hit < start:
-                    found = buffer.find(marker, start, end)
-                    ahead[marker] = found if found >= 0 else end
-            hit = min(ahead.values())
-            if hit >= end:
-                return
-            first = buffer.rfind(b"\n", start, hit) + 1 or start
-            start = buffer.find(b"\n", hit, end) + 1
-            yield first, start - 1
+    def _hits(self, start: int, end: int, base: int) -> Lines:
+        """Every line between `start` and `end` of the buffer that holds a marker."""
+        buffer, find = self._buffer, self._find
+        lines: Lines = []
+        with memoryview(buffer) as view:
+            if len(self._markers) == 1 and find is not None:
+                [marker] = self._markers
+                while (hit := find(view, marker, start, end)) >= 0:
+                    start = _take_line(buffer, view, start, hit, end, base, lines)
+                return lines
+            ahead = dict.fromkeys(self._markers, -1)
+            while True:
+                for marker, hit in ahead.items():
+                    if hit < start:
+                        found = buffer.find(marker, start, end)
+                        ahead[marker] = found if found >= 0 else end
+                hit = min(ahead.values())
+                if hit >= end:
+                    return lines
+                start = _take_line(buffer, view, start, hit, end, base, lines)
+
+
+def _take_line(
+    buffer: bytearray, view: memoryview, start: int, hit: int, end: int, base: int, lines: Lines
+) -> int:
+    """Append the line around `hit`; return where the next one begins."""
+    first = buffer.rfind(b"\n", start, hit) + 1 or start
+    last = buffer.find(b"\n", hit, end)
+    lines.append((bytes(view[first:last]), base + first))
+    return last + 1
 
 
 def _tail(fd: int, offset: int) -> bytes:

@@ -190,7 +190,7 @@ def _table(pairs: Mapping[Key, _Pair], total: _Pair, a: str, b: str) -> Table:
         for index, meaning in enumerate(meanings):
             found += [money_a[index], money_b[index]]
             x, y = meaning.of(pair.a), meaning.of(pair.b)
-            found += _change(x, y, lambda nano: Cell(tables.dollars(nano, signed=True)))
+            found += _change(x, y, lambda nano: Cell(tables.dollars(nano, is_change=True)))
         return found
 
     ordered = sorted(
@@ -210,8 +210,5 @@ def _table(pairs: Mapping[Key, _Pair], total: _Pair, a: str, b: str) -> Table:
 
 def _change(a: int, b: int, show: Any) -> list[Cell]:
     percent = _percent(a, b)
-    if percent is None:
-        text = "new" if a else "-"
-    else:
-        text = f"{percent:+,.1f}%"
+    text = ("new" if a else "-") if percent is None else f"{percent:+,.1f}%"
     return [show(a - b), Cell(text)]

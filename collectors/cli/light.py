@@ -85,9 +85,9 @@ class Light:
             )
 
 
-def ago(seconds: float) -> str:
-    """How long ago, to the unit that matters; data lies in buckets of five minutes."""
-    return "just now" if seconds < 300 else f"{span(seconds)} ago"
+def ago(seconds: float, *, exact: bool = False) -> str:
+    """How long ago; data lies in buckets of five minutes, only other moments are `exact`."""
+    return "just now" if seconds < (5 if exact else 300) else f"{span(seconds)} ago"
 
 
 def span(seconds: float) -> str:

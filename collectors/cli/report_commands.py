@@ -28,9 +28,9 @@ Providers = Annotated[
 AllColumns = Annotated[bool, typer.Option("--all-columns", help="Every column there is")]
 
 
-def add_to(app: typer.Typer) -> None:
+def register(app: typer.Typer) -> None:
     """Add the group `report`."""
-    group = typer.Typer(no_args_is_help=True, help="What was used and what it costs.")
+    group = typer.Typer(help="What was used and what it costs.")
     for kind, text in reports.KINDS.items():
         group.command(kind, help=text)(_command(kind))
     group.command("compare")(_compare)

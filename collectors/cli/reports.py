@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from collectors.cli import tables
 from collectors.cli.console import UsageError, out, out_json, visible
@@ -17,9 +17,6 @@ from collectors.cli.light import Light
 from collectors.cli.tables import Cell, Column, Table
 from collectors.ledger import reports
 from collectors.ledger.reports import ReportRow, Usage
-
-if TYPE_CHECKING:
-    import typer
 
 Form = Literal["table", "json", "csv"]
 
@@ -495,10 +492,3 @@ def parse(arguments: Sequence[str]) -> Request | None:
         providers=tuple(values["--provider"]),
         all_columns="--all-columns" in flags,
     )
-
-
-def register(app: typer.Typer) -> None:
-    """Add `report` and its kinds."""
-    from collectors.cli.report_commands import add_to
-
-    add_to(app)

@@ -17,7 +17,7 @@ import typer
 
 from collectors import __version__
 from collectors.composition import Program
-from collectors.daemon import Exporter, Outcome, opened, stop_on_signals
+from collectors.daemon import Exporter, Outcome, exit_code_of, opened, stop_on_signals
 from collectors.errors import LedgerLockedError
 from collectors.ledger import reports
 from collectors.ledger.files import WriterLock, open_reader
@@ -56,7 +56,7 @@ def run(
         raise typer.Exit(_dry_run(program))
     if once:
         raise typer.Exit(run_once(program))
-    asyncio.run(run_daemon(program))
+    raise typer.Exit(asyncio.run(run_daemon(program)))
 
 
 def prepare_logs(program: Program, *, quiet: bool = False) -> None:
@@ -74,13 +74,15 @@ def prepare_logs(program: Program, *, quiet: bool = False) -> None:
 # -- the daemon -----------------------------------------------------------------------------------
 
 
-async def run_daemon(program: Program) -> None:
+async def run_daemon(program: Program) -> int:
+    """Run the exporter until a signal; the exit code."""
     stop = asyncio.Event()
+    signals = stop_on_signals(stop)  # first: opening a ledger that needs repair takes its time
     async with opened(program) as exporter:
-        stop_on_signals(stop)
         exporter.connect()
         typer.echo(greeting(program), err=True)
         await exporter.run(stop)
+    return exit_code_of(signals)
 
 
 def greeting(program: Program) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GAP = 2
 SHORTEST_NAME = 14
+SHORTEST_TEXT = 24
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 _CENT = 10_000_000  # nano-dollars
 LOUD = "bold red"
@@ -39,7 +40,8 @@ class Column:
     title: str  # may have two lines
     is_number: bool = True
     rank: int = 0
-    can_shrink: bool = False
+    can_shrink: bool = False  # names in it may be cut
+    can_wrap: bool = False  # sentences in it go on in the next line
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,19 @@ def compact(number: int) -> str:
     return f"{number:,}"
 
 
-def dollars(nano: int) -> str:
+def signed(number: int) -> Cell:
+    """A difference of counts."""
+    sign = "+" if number > 0 else ""
+    return Cell(f"{sign}{number:,}", sign + compact(number))
+
+
+def dollars(nano: int, *, is_change: bool = False) -> str:
     """Nano-dollars to the cent, rounded half up; what is less than a cent says so."""
+    plus = "+" if is_change and nano > 0 else ""
     if 0 < abs(nano) < _CENT:
-        return "<$0.01" if nano > 0 else ">-$0.01"
+        return f"{plus}<$0.01" if nano > 0 else ">-$0.01"
     cents = (abs(nano) + _CENT // 2) // _CENT
-    return f"{'-' if nano < 0 else ''}${cents // 100:,}.{cents % 100:02d}"
+    return f"{'-' if nano < 0 else plus}${cents // 100:,}.{cents % 100:02d}"
 
 
 def cell_width(text: str) -> int:
@@ -135,12 +144,17 @@ class _Fit:
     widths: Mapping[int, int]
 
 
+def _least(column: Column) -> int:
+    """The narrowest a column may become; 0: not narrower than what is in it."""
+    return SHORTEST_TEXT if column.can_wrap else SHORTEST_NAME if column.can_shrink else 0
+
+
 def _text(cell: Cell, *, is_short: bool) -> str:
     return cell.short if is_short and cell.short else cell.text
 
 
 def _natural(table: Table, index: int, *, is_short: bool) -> int:
-    rows = [*table.rows, *([table.totals] if table.totals else [])]
+    rows = [*table.rows, *_totals(table)]
     cells = max((cell_width(_text(row[index], is_short=is_short)) for row in rows), default=0)
     title = max(cell_width(line) for line in table.columns[index].title.split("\n"))
     return max(cells, title)
@@ -155,7 +169,7 @@ def _fit(table: Table, width: int) -> _Fit:
         indexes = tuple(i for i, c in enumerate(table.columns) if c.rank not in gone or not c.rank)
         natural = {i: _natural(table, i, is_short=is_short) for i in indexes}
         least = {
-            i: min(n, SHORTEST_NAME) if table.columns[i].can_shrink else n
+            i: min(n, _least(table.columns[i])) if _least(table.columns[i]) else n
             for i, n in natural.items()
         }
         room = width - sum(least.values()) - GAP * (len(indexes) - 1)
@@ -197,16 +211,26 @@ def show(table: Table, environ: Mapping[str, str]) -> None:
         out(remark.text)
 
 
-def plain_lines(table: Table) -> list[str]:
-    """A table as plain text: everything, in columns."""
+def plain_lines(table: Table, *, is_tall: bool = False) -> list[str]:
+    """A table as plain text: everything, in columns; `is_tall` keeps titles of two lines."""
     indexes = range(len(table.columns))
-    widths = {i: _natural(table, i, is_short=False) for i in indexes}
-    titles = [column.title.replace("\n", " ") for column in table.columns]
-    widths = {i: max(widths[i], cell_width(titles[i])) for i in indexes}
-    rows = [titles, ["-" * widths[i] for i in indexes]]
-    rows += [[cell.text for cell in row] for row in table.rows]
-    if table.totals:
-        rows += [["-" * widths[i] for i in indexes], [cell.text for cell in table.totals]]
+    titles = [column.title.split("\n") for column in table.columns]
+    height = max(len(lines) for lines in titles) if is_tall else 1
+    heads = [
+        ["" for _ in range(height - len(lines))] + lines if is_tall else [" ".join(lines)]
+        for lines in titles
+    ]
+    widths = {
+        i: max(
+            *(cell_width(line) for line in heads[i]),
+            *(cell_width(row[i].text) for row in [*table.rows, *_totals(table)]),
+        )
+        for i in indexes
+    }
+    rule = ["-" * widths[i] for i in indexes]
+    rows = [[heads[i][line] for i in indexes] for line in range(height)]
+    rows += [rule, *([cell.text for cell in row] for row in table.rows)]
+    rows += [line for row in _totals(table) for line in (rule, [cell.text for cell in row])]
     return [
         (" " * GAP)
         .join(
@@ -216,6 +240,10 @@ def plain_lines(table: Table) -> list[str]:
         .rstrip()
         for row in rows
     ]
+
+
+def _totals(table: Table) -> list[list[Cell]]:
+    return [table.totals] if table.totals else []
 
 
 def _padded(text: str, width: int, *, is_number: bool) -> str:
@@ -239,7 +267,7 @@ def _draw(table: Table, environ: Mapping[str, str]) -> None:
         markup=False,
         emoji=False,
     )
-    console.print(_rich(table, fit), crop=False, no_wrap=True, overflow="ignore")
+    console.print(_rich(table, fit), crop=False)
     console.width = width
     for remark in table.notes:
         console.print(Text(remark.text, style=remark.style))
@@ -269,7 +297,8 @@ def _rich(table: Table, fit: _Fit) -> RichTable:
             Text(column.title, justify="right" if column.is_number else "left"),
             justify="right" if column.is_number else "left",
             vertical="bottom",
-            no_wrap=True,
+            no_wrap=not column.can_wrap,
+            overflow="fold",
             width=fit.widths[i],
         )
     for index, row in enumerate(table.rows):

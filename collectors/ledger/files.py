@@ -56,9 +56,10 @@ class WriterLock:
                 f"another tokendash{f' (process {holder})' if holder else ''} writes this ledger",
                 "stop it first, or use the commands that ask it: they find it by themselves",
             ) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, json.dumps({"pid": os.getpid()}).encode())
         self._fd = fd
+        with contextlib.suppress(OSError):  # a courtesy to whoever asks: the lock is held anyway
+            os.ftruncate(fd, 0)
+            os.write(fd, json.dumps({"pid": os.getpid()}).encode())
 
     def holder(self) -> int:
         """The process that took the lock last; 0 when not known."""

@@ -7,10 +7,19 @@ primary records are counted, as everywhere. Times are epoch seconds; stretches e
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from collectors.ledger.schema import BUCKET_COLUMNS
 
+_NANO = 1_000_000_000
+_CLASSES = (
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "unsplit_tokens",
+)
 _SUMS = ", ".join(f"coalesce(sum(bucket.{name}), 0)" for name in BUCKET_COLUMNS)
 _FROM = (
     " FROM bucket JOIN series ON series.id=bucket.series"
@@ -25,6 +34,11 @@ class ModelSums(NamedTuple):
     provider: str
     model: str
     sums: tuple[int, ...]
+
+    @property
+    def named(self) -> dict[str, int]:
+        """The sums by the names of BUCKET_COLUMNS."""
+        return dict(zip(BUCKET_COLUMNS, self.sums, strict=True))
 
 
 class LastRun(NamedTuple):
@@ -105,3 +119,95 @@ def newest(db: sqlite3.Connection) -> int | None:
     """Start of the newest bucket; None for an empty ledger."""
     row = db.execute("SELECT max(start) FROM bucket").fetchone()
     return None if row[0] is None else int(row[0])
+
+
+def total_tokens(sums: Mapping[str, int]) -> int:
+    """The sum of the disjoint token classes."""
+    return sum(sums[name] for name in _CLASSES)
+
+
+def fields(sums: Mapping[str, int]) -> dict[str, int | float]:
+    """Sums under the names and in the units that reports and InfluxDB use."""
+    counts = {name: number for name, number in sums.items() if not name.endswith("_nano")}
+    return {
+        **counts,
+        "total_tokens": total_tokens(sums),
+        "cost_usd": sums["cost_nano"] / _NANO,
+        "api_equivalent_usd": sums["api_equivalent_nano"] / _NANO,
+        "plan_unknown_usd": sums["plan_unknown_nano"] / _NANO,
+        "cache_savings_usd": sums["savings_nano"] / _NANO,
+    }
+
+
+class DeadLetter(NamedTuple):
+    """A point that an InfluxDB refused; `tags` as stored."""
+
+    url: str
+    bucket: str
+    measurement: int
+    tags: str
+    start: int
+    kind: str
+    status: int
+    message: str
+    refused_at: float
+
+
+def dead_letters(db: sqlite3.Connection, limit: int = -1) -> list[DeadLetter]:
+    """Refused points, newest first; -1 means all of them."""
+    rows = db.execute(
+        "SELECT target.url, target.bucket, dead.measurement, tagset.tags, dead.start, dead.kind,"
+        " dead.status, dead.message, dead.refused_at FROM dead"
+        " JOIN tagset ON tagset.id=dead.tagset JOIN target ON target.id=dead.target"
+        " ORDER BY dead.refused_at DESC, dead.start DESC LIMIT ?",
+        (limit,),
+    )
+    return [DeadLetter(*row) for row in rows]
+
+
+def cursor_of(db: sqlite3.Connection, source: str) -> dict[str, str]:
+    """The stored cursor of a collector, values as JSON text."""
+    rows = db.execute("SELECT name, value FROM cursor WHERE source=?", (source,))
+    return dict(rows.fetchall())
+
+
+def record_counts(db: sqlite3.Connection) -> dict[str, int]:
+    """How many records every source has."""
+    return dict(db.execute("SELECT source, records FROM book").fetchall())
+
+
+def models(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Every provider and model there is a record of."""
+    rows = db.execute(
+        "SELECT DISTINCT provider, model FROM series WHERE role='primary' ORDER BY 1, 2"
+    )
+    return [(row[0], row[1]) for row in rows]
+
+
+class Unpriced(NamedTuple):
+    """Tokens without a price that share everything that could price them."""
+
+    provider: str
+    model: str
+    service_tier: str
+    speed: str
+    inference_geo: str
+    is_batch: bool
+    tokens: int
+    unsplit_tokens: int
+    latest_ms: int
+
+
+def unpriced(db: sqlite3.Connection) -> list[Unpriced]:
+    """Everything that has no price, most tokens first."""
+    rows = db.execute(
+        "SELECT series.provider, series.model, coalesce(tariff.service_tier, ''),"
+        " coalesce(tariff.speed, ''), coalesce(tariff.inference_geo, ''),"
+        " coalesce(tariff.batch, 0), sum(input_tokens + cache_read_tokens + cache_write_tokens"
+        " + output_tokens + unsplit_tokens) AS tokens, sum(unsplit_tokens), max(timestamp_ms)"
+        " FROM record JOIN series ON series.id=record.series"
+        " LEFT JOIN tariff ON tariff.id=record.tariff"
+        " WHERE record.price=0 AND series.role='primary'"
+        " GROUP BY 1, 2, 3, 4, 5, 6 HAVING tokens>0 ORDER BY tokens DESC, 1, 2"
+    )
+    return [Unpriced(*row[:5], bool(row[5]), row[6], row[7], row[8]) for row in rows]

@@ -46,6 +46,7 @@ FLAG_REPLAYED = 1
 FLAG_CACHE_COUNTS = 2
 FLAG_ESTIMATED = 4
 FLAG_FOLDED = 8  # a day's sum, made by `prune` from records that are gone
+FLAG_TIER_ASSUMED = 16  # priced as a sum of calls below every context step
 
 BILLING_CODES = {Billing.METERED: 0, Billing.SUBSCRIPTION: 1, Billing.UNKNOWN: 2}
 

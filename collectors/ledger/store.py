@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -42,6 +42,7 @@ from collectors.pricing import PriceAttributes, PriceBook
 _NANO = 1_000_000_000
 _MOST = 1 << 53  # the largest count every reader of JSON and floats agrees on
 _DAY_MS = 86_400_000
+_MOST_PLACES = 10_000
 
 _INSERT = (
     f"INSERT INTO record({','.join(RECORD_COLUMNS)}, row_check)"
@@ -129,6 +130,15 @@ class _Changes:
             self.books[index] += sign * value
 
 
+class _Place(NamedTuple):
+    """What a point is counted under, and what its price depends on."""
+
+    series: int
+    context: int
+    tariff: int
+    attributes: PriceAttributes
+
+
 class Ledger:
     """One open ledger. Synchronous: one process, one connection, one thread (`LedgerThread`)."""
 
@@ -165,7 +175,8 @@ class Ledger:
                 self.remember()
                 identity = read_identity(self.db)
                 if identity is not None:
-                    IdentityFile(path).write(identity)
+                    with contextlib.suppress(OSError):  # on a full disk the older note will do
+                        IdentityFile(path).write(identity)
             except BaseException:
                 self.db.close()
                 raise
@@ -205,6 +216,7 @@ class Ledger:
     def remember(self) -> None:
         """Read again what is kept in memory: after a rollback some of it is not so."""
         self.dimensions.forget()
+        self._places: dict[tuple[Any, ...], _Place] = {}
         self._fill_days = self._load_fill_days()
         self._has_folded = bool(self.db.execute("SELECT 1 FROM folded LIMIT 1").fetchone())
 
@@ -530,22 +542,40 @@ class Ledger:
 
     def _row(self, source: Source, point: TokenUsagePoint) -> r.Row:
         timestamp = point.timestamp_ms
-        price, cost, savings = self._price(point, timestamp)
-        dimensions = self.dimensions
-        stated = point.stated_cost_usd
+        place = self._place_of(source, point)
+        price = cost = savings = 0
         flags = r.FLAG_CACHE_COUNTS if point.has_cache_counts else 0
+        tariff = self.prices.tariff(place.attributes, timestamp, point.width)
+        if tariff is not None:
+            costs = tariff.cost(
+                point.input_tokens,
+                point.cache_read_tokens,
+                point.cache_write_tokens,
+                point.cache_write_1h_tokens,
+                point.output_tokens,
+                point.web_search_requests,
+                point.requests,
+                point.width > 0,
+            )
+            # A sum no call can cost is not a price, and would not fit a bucket.
+            if costs is not None and costs.cost_nano_usd <= _MOST:
+                price = self.dimensions.price_of(tariff.price_id)
+                cost, savings = costs.cost_nano_usd, costs.cache_savings_nano_usd
+                if costs.tier_assumed:
+                    flags |= r.FLAG_TIER_ASSUMED
         if point.replayed:
             flags |= r.FLAG_REPLAYED
         if point.quality != "exact":
             flags |= r.FLAG_ESTIMATED
         billing = Billing(point.billing) if point.billing else source.billing
+        stated = point.stated_cost_usd
         return (
             point.key_hash,
             point.variant_hash,
-            dimensions.series_of(source.name, point, source.role),
+            place.series,
             timestamp // 1000 // BUCKET_SECONDS * BUCKET_SECONDS,
-            dimensions.context_of(point.session, point.branch, point.user),
-            dimensions.tariff_of(point),
+            place.context,
+            place.tariff,
             timestamp,
             point.latest or timestamp,
             point.width,
@@ -568,33 +598,41 @@ class Ledger:
             source.parser,
         )
 
-    def _price(self, point: TokenUsagePoint, timestamp_ms: int) -> tuple[int, int, int]:
-        """Price id, cost and cache savings in nano-dollars; price 0 where no price is known."""
-        attributes = PriceAttributes(
+    def _place_of(self, source: Source, point: TokenUsagePoint) -> _Place:
+        """The numbers of everything a point is counted under, remembered by their names."""
+        key = (
+            source.name,
+            source.role,
             point.provider,
             point.model,
+            point.project,
+            point.account,
+            point.session,
+            point.branch,
+            point.user,
             point.service_tier,
             point.speed,
             point.inference_geo,
             point.batch,
         )
-        tariff = self.prices.tariff(attributes, timestamp_ms, point.width)
-        if tariff is None:
-            return 0, 0, 0
-        cost = tariff.cost(
-            point.input_tokens,
-            point.cache_read_tokens,
-            point.cache_write_tokens,
-            point.cache_write_1h_tokens,
-            point.output_tokens,
-            point.web_search_requests,
-            point.requests,
-            point.width > 0,
-        )
-        if cost is None or cost.cost_nano_usd > _MOST:
-            return 0, 0, 0  # a sum no call can cost is not a price, and would not fit a bucket
-        number = self.dimensions.price_of(tariff.price_id)
-        return number, cost.cost_nano_usd, cost.cache_savings_nano_usd
+        found = self._places.get(key)
+        if found is None:
+            if len(self._places) >= _MOST_PLACES:
+                self._places.clear()
+            found = self._places[key] = _Place(
+                self.dimensions.series_of(source.name, point, source.role),
+                self.dimensions.context_of(point.session, point.branch, point.user),
+                self.dimensions.tariff_of(point),
+                PriceAttributes(
+                    point.provider,
+                    point.model,
+                    point.service_tier,
+                    point.speed,
+                    point.inference_geo,
+                    point.batch,
+                ),
+            )
+        return found
 
     def _point(self, row: tuple[int, ...]) -> TokenUsagePoint:
         """The point a stored row stands for."""

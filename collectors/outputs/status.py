@@ -55,8 +55,11 @@ class StatusRows:
         spend: Mapping[Part, Spend],
         exporter: ExporterState,
     ) -> list[Row]:
-        """All status points of this minute; a clock that was set back does not go back."""
-        slot = max(self._latest_slot, int(now.timestamp()) // SLOT_SECONDS * SLOT_SECONDS)
+        """All status points of this minute; a clock that slips back within one stays in it."""
+        slot = int(now.timestamp()) // SLOT_SECONDS * SLOT_SECONDS
+        # Further back is a correction: staying ahead of it would hide the exporter until then.
+        if 0 < self._latest_slot - slot <= SLOT_SECONDS:
+            slot = self._latest_slot
         self._latest_slot = slot
         found = [self._exporter(slot, exporter)]
         found += [self._collector(slot, now.timestamp(), health) for health in collectors]

@@ -103,7 +103,7 @@ def _reason(error: Exception) -> str:
     # Never str(error): aiohttp puts the whole URL into some of its texts.
     cause = getattr(error, "os_error", error)
     number = getattr(cause, "errno", None)
-    # asyncio puts the address where the reason belongs; resolvers have negative numbers of their own.
+    # asyncio puts the address where the reason belongs; resolvers' numbers are negative.
     reason = os.strerror(number) if number and number > 0 else getattr(cause, "strerror", None)
     name = type(error).__name__
     return f"{reason} ({name})" if reason else name
