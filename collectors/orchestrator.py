@@ -19,6 +19,7 @@ import structlog
 from collectors.base import AnyCollector, Batch
 from collectors.clock import Clock
 from collectors.errors import AuthError, CollectError, RateLimitedError, TokendashError
+from collectors.ledger.billing import settle_unknown
 from collectors.ledger.guard import GuardedLedger
 from collectors.ledger.store import Source, Stored
 from collectors.ledger.thread import LedgerThread
@@ -75,6 +76,7 @@ class Orchestrator:
         self._intervals = intervals
         self._clock = clock
         self._on_stored = on_stored
+        self._settled: set[str] = set()
         self._clean = clean  # takes secrets out of what a source says about its failure
         self._one_run_each: dict[str, asyncio.Lock] = {}
         self._log = structlog.get_logger()
@@ -152,12 +154,17 @@ class Orchestrator:
         return pause
 
     async def _store_new(self, collector: AnyCollector, stored: Stored) -> None:
-        name = collector.name
+        name, source = collector.name, Source.of(collector)
+        if name not in self._settled:  # settings stay as they are while we run
+            await self._thread.run(
+                self._ledger.run,
+                lambda ledger: settle_unknown(ledger, source.name, source.billing),
+            )
+            self._settled.add(name)
         cursor = await self._thread.run(self._ledger.run, lambda ledger: ledger.cursor(name))
         batches = collector.read(cursor)
         async with contextlib.aclosing(batches):  # type: ignore[type-var]  # an async generator
             while (batch := await self._next(name, batches)) is not None:
-                source = Source.of(collector)
                 part = await self._thread.run(self._ledger.commit, collector.name, source, batch)
                 stored.points += part.points
                 stored.changed += part.changed

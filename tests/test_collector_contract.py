@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import shutil
@@ -140,15 +141,21 @@ async def test_reading_again_changes_nothing(case: Case, ledger: Ledger, tmp_pat
     assert (reading.fingerprint(ledger), reading.limits(ledger)) == before
 
 
+def move(home: Path, to: Path) -> Path:
+    """Another home, and another name for every log in it."""
+    home.rename(to)
+    for number, log in enumerate(sorted(to.rglob("*.jsonl"))):
+        if log.name != "journal.jsonl":
+            log.rename(log.with_name(f"renamed-{number}.jsonl"))
+    return to
+
+
 @over_cases
 async def test_keys_name_no_path(case: Case, ledger: Ledger, tmp_path: Path) -> None:
     home = case.copy_home(tmp_path)
     await reading.take_in(ledger, case.collector(home))
     before = reading.fingerprint(ledger)
-    moved = Path(shutil.move(home, tmp_path / "moved"))
-    for number, log in enumerate(sorted(moved.rglob("*.jsonl"))):
-        if log.name != "journal.jsonl":
-            log.rename(log.with_name(f"renamed-{number}.jsonl"))
+    moved = move(home, tmp_path / "moved")
 
     stored = await reading.take_in(ledger, case.collector(moved))
 
@@ -162,12 +169,19 @@ async def test_what_is_gone_stays_counted(case: Case, ledger: Ledger, tmp_path: 
     collector = case.collector(home)
     await reading.take_in(ledger, collector)
     before = reading.fingerprint(ledger)
-    shutil.rmtree(home)
-    home.mkdir()
+    await asyncio.to_thread(shutil.rmtree, home)
 
     await reading.take_in(ledger, collector)
 
     assert reading.fingerprint(ledger) == before
+
+
+def cuts(content: bytes, random_: random.Random) -> list[int]:
+    """Places to cut a file at: around every line end, and some anywhere."""
+    ends = [at for at, byte in enumerate(content) if byte == ord("\n")]
+    around = {at + step for at in ends for step in (-1, 0, 1, 2)}
+    anywhere = {random_.randrange(len(content)) for _ in range(40)}
+    return sorted(cut for cut in around | anywhere if cut < len(content))
 
 
 @over_log_cases
@@ -179,11 +193,12 @@ def test_a_file_cut_at_any_byte_and_read_in_two_steps_counts_the_same(
     assert isinstance(collector, JsonlCollector)
     whole = reading.Counted()
     whole.scan(collector)
+    random_ = random.Random(case.folder.name)
     wrong = []
     for log in collector.listing().files:
         path = Path(log.path)
         content = path.read_bytes()
-        for cut in range(len(content)):
+        for cut in cuts(content, random_):
             path.write_bytes(content[:cut])
             halves = reading.Counted()
             halves.scan(collector)

@@ -46,7 +46,7 @@ def is_poison_model(line: str) -> bool:
     return ",model=poison," in line
 
 
-# -- one fault each ---------------------------------------------------------------------------------
+# -- one fault each ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -136,7 +136,7 @@ async def test_a_reply_without_an_end_neither_holds_the_writer_nor_fills_the_mem
         assert asyncio.get_running_loop().time() - started < 40
 
 
-# -- poisonous lines --------------------------------------------------------------------------------
+# -- poisonous lines -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("manner", ["1", "2", "2_partial", "3", "breakdown", "mute"])
@@ -312,7 +312,7 @@ async def test_a_lone_poison_is_found_once_anything_else_is_stored(rig: Rig) -> 
         assert [kind for kind, _, _ in rig.dead_letters()] == ["refused"]
 
 
-# -- sizes and ages ---------------------------------------------------------------------------------
+# -- sizes and ages ------------------------------------------------------------------------------
 
 
 @in_virtual_time
@@ -384,7 +384,7 @@ async def test_a_young_row_is_never_taken_for_too_old(rig: Rig) -> None:
         assert result.sent == 1
 
 
-# -- settings that are wrong ------------------------------------------------------------------------
+# -- settings that are wrong ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,7 @@ from collectors.errors import LedgerError, TargetError
 from collectors.measurements import Row
 from collectors.outputs.influx import InfluxWriter, State
 from collectors.outputs.lines import status_line
-from tests.support.fault_server import (
-    FaultServer,
-    parse_line,
-)
+from tests.support.fault_server import FaultServer, parse_line
 from tests.support.outbox import MakeRig, PassedThrough, Rig, inline, outbox_factory
 from tests.support.sending import fill, target_of, wall, writing
 from tests.support.virtual_time import in_virtual_time, virtual_clock
@@ -35,7 +32,7 @@ def rig(outbox_factory: MakeRig) -> Rig:
     return outbox_factory()
 
 
-# -- what is sent and when it counts as sent --------------------------------------------------------
+# -- what is sent and when it counts as sent -----------------------------------------------------
 
 
 @in_virtual_time
@@ -146,7 +143,7 @@ async def test_an_outbox_that_never_settles_ends_in_an_error_not_in_a_flood(rig:
         assert len(server.request_sizes) == 2
 
 
-# -- the check --------------------------------------------------------------------------------------
+# -- the check -----------------------------------------------------------------------------------
 
 
 @in_virtual_time
@@ -170,7 +167,7 @@ async def test_reachable_raises_what_to_do(rig: Rig) -> None:
             await writer.reachable()
 
 
-# -- gauges -----------------------------------------------------------------------------------------
+# -- gauges --------------------------------------------------------------------------------------
 
 
 @in_virtual_time
@@ -220,7 +217,7 @@ def test_the_slow_client_library_is_imported_only_when_something_is_sent() -> No
     assert done.stdout == "False\n"
 
 
-# -- the loop ---------------------------------------------------------------------------------------
+# -- the loop ------------------------------------------------------------------------------------
 
 
 @in_virtual_time

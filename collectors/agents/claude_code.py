@@ -150,7 +150,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
 
     name: ClassVar[str] = "claude-code"
     options_type = ClaudeCodeOptions
-    markers = (b'"usage"',)
+    markers: ClassVar[tuple[bytes, ...]] = (b'"usage"',)
     witness = b'"stop_reason"'
 
     def __init__(

@@ -59,9 +59,6 @@ class SpoolCollector(BaseCollector[Options]):
     def is_configured(self) -> bool:
         return bool(self._files())
 
-    def looked_for(self) -> list[str]:
-        return [] if self.context.spool is None else [str(self.context.spool)]
-
     async def read(self, cursor: Mapping[str, Any]) -> AsyncIterator[Batch]:
         files = self._files()
         gone = cursor.keys() - {path.name for path in files}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from collectors import __version__
 from collectors.cli.console import INTERRUPTED, UsageError, guarded, out
@@ -15,11 +16,19 @@ from collectors.cli.console import INTERRUPTED, UsageError, guarded, out
 NAME = "tokendash"
 # What the group itself answers; every other option in front belongs to `run`.
 _OWN = {"--help", "-h", "--version", "--install-completion", "--show-completion"}
-_HELP = """Knows what every LLM token costs you.
+_HELP = (
+    "Knows what every LLM token costs you.\n\n"
+    "Without a command the exporter runs: it collects into the ledger and feeds InfluxDB. Options"
+    " in front belong to it: `tokendash --once` is `tokendash run --once`."
+)
 
-Without a command the exporter runs: it collects into the ledger and feeds InfluxDB. Options in
-front belong to it: `tokendash --once` is `tokendash run --once`.
-"""
+
+class _Commands(TyperGroup):
+    """Lists what people look for first at the top; typer itself puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base's signature
+        first = [name for name in ("run", "status", "report") if name in self.commands]
+        return first + [name for name in self.commands if name not in first]
 
 
 def modules() -> list[ModuleType]:
@@ -34,23 +43,30 @@ def make_app() -> typer.Typer:
     app = typer.Typer(
         name=NAME,
         help=_HELP,
+        cls=_Commands,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["--help", "-h"]},
     )
 
     @app.callback()
     def options(
-        version: Annotated[
-            bool, typer.Option("--version", is_eager=True, help="Show the version and end.")
+        _version: Annotated[
+            bool,
+            typer.Option(
+                "--version", is_eager=True, callback=_show_version, help="Say the version."
+            ),
         ] = False,
-    ) -> None:
-        if version:
-            out(f"{NAME} {__version__}")
-            raise typer.Exit
+    ) -> None: ...
 
     for module in modules():
         module.register(app)
     return app
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        out(f"{NAME} {__version__}")
+        raise typer.Exit
 
 
 def completed(arguments: Sequence[str]) -> list[str]:

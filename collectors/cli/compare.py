@@ -14,7 +14,7 @@ from collectors.cli.console import UsageError, out, out_json, visible
 from collectors.cli.light import Light
 from collectors.cli.reports import MEANINGS, meanings_in, money_cells, parse_day
 from collectors.cli.tables import Cell, Column, Table
-from collectors.clock import BUCKET_SECONDS
+from collectors.clock import BUCKET_SECONDS, Clock, system_clock
 from collectors.ledger import glance
 from collectors.ledger.reports import NANO, Usage
 
@@ -46,9 +46,9 @@ class _Pair:
 Key = tuple[str, str, str]
 
 
-def run(wanted: Comparison, environ: Mapping[str, str]) -> int:
+def run(wanted: Comparison, environ: Mapping[str, str], clock: Clock = system_clock) -> int:
     """Answer one comparison on stdout."""
-    light = Light(environ)
+    light = Light(environ, clock)
     a, b = (
         parse_period(text, light.today, o) for text, o in ((wanted.a, "--a"), (wanted.b, "--b"))
     )
@@ -166,19 +166,18 @@ def _label(period: tuple[date, date]) -> str:
 def _table(pairs: Mapping[Key, _Pair], total: _Pair, a: str, b: str) -> Table:
     meanings = meanings_in([total.a, total.b])
     columns = [
-        Column("Model", is_number=False, can_shrink=True),
-        Column("Provider", is_number=False, rank=3),
-        Column("Source", is_number=False, rank=4),
+        Column("Model", is_number=False, least=20),
+        Column("Provider", is_number=False, rank=8),
+        Column("Source", is_number=False, rank=9),
         Column(f"Tokens\n{a}"),
-        Column(f"Tokens\n{b}"),
+        Column(f"Tokens\n{b}", rank=6),
         Column("Change"),
-        Column("%"),
+        Column("%", rank=7),
     ]
     for meaning in meanings:
-        title = meaning.title.replace("\n", " ")
         columns += [
-            Column(f"{title}\n{a}", rank=1 if len(meanings) > 1 else 0),
-            Column(f"{title}\n{b}", rank=1 if len(meanings) > 1 else 0),
+            Column(f"{meaning.title}\n{a}"),
+            Column(f"{meaning.title}\n{b}", rank=5),
             Column("Change"),
             Column("%"),
         ]

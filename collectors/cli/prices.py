@@ -14,7 +14,7 @@ from collectors.agents.models import provider_of
 from collectors.cli import tables
 from collectors.cli.console import UsageError, out, out_json, visible
 from collectors.cli.light import Light
-from collectors.cli.tables import LOUD, Cell, Column, Table
+from collectors.cli.tables import LOUD, NAME, TEXT, Cell, Column, Table
 from collectors.composition import Program
 from collectors.ledger import glance
 from collectors.pricing import PriceAttributes, PriceBook, PriceRow
@@ -107,11 +107,11 @@ def _as_json(row: PriceRow) -> dict[str, Any]:
 
 def _table(rows: Iterable[PriceRow]) -> Table:
     columns = [
-        Column("Model", is_number=False, can_shrink=True),
+        Column("Model", is_number=False, least=26),
         Column("Provider", is_number=False, rank=3),
         Column("From", is_number=False, rank=1),
         *(Column(title) for title in _CLASSES.values()),
-        Column("Source", is_number=False, can_shrink=True, rank=2),
+        Column("Source", is_number=False, least=26, rank=2),
     ]
     table = Table(columns)
     previous: tuple[str, str] | None = None
@@ -131,7 +131,7 @@ def _table(rows: Iterable[PriceRow]) -> Table:
             cells.append(tables.name(row.reason, style=LOUD))
         else:
             cells += [Cell(_price(row.prices.get(name))) for name in _CLASSES]
-            cells.append(tables.name(row.price_id, style="dim"))
+            cells.append(tables.name(row.price_id, style="dim", keeps_end=True))
         table.rows.append(cells)
     return table
 
@@ -189,10 +189,10 @@ def _show_unpriced(light: Light, book: PriceBook, *, as_json: bool) -> None:
         out("Everything has a price.")
         return
     columns = [
-        Column("Model", is_number=False, can_shrink=True),
+        Column("Model", is_number=False, least=NAME),
         Column("Provider", is_number=False, rank=1),
         Column("Tokens"),
-        Column("Why", is_number=False, can_wrap=True),
+        Column("Why", is_number=False, least=TEXT, can_wrap=True),
     ]
     table = Table(columns)
     for row in rows:

@@ -19,6 +19,7 @@ from collectors.cli import tables
 from collectors.cli.console import guarded, has_colour, out, out_json, visible
 from collectors.cli.light import Light, ago
 from collectors.cli.tables import Cell, Column, Table
+from collectors.clock import Clock, system_clock
 from collectors.ledger import glance
 from collectors.ledger.files import WriterLock
 
@@ -74,9 +75,9 @@ class Status:
         return max(0.0, self.now.timestamp() - epoch_seconds)
 
 
-def show_status(environ: Mapping[str, str], *, as_json: bool) -> int:
+def show_status(environ: Mapping[str, str], *, as_json: bool, clock: Clock = system_clock) -> int:
     """Print the status of this installation."""
-    status = read_status(Light(environ))
+    status = read_status(Light(environ, clock))
     if as_json:
         out_json(_as_json(status))
     else:

@@ -6,7 +6,7 @@ import csv
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, cast
 from collectors.cli import tables
 from collectors.cli.console import UsageError, out, out_json, visible
 from collectors.cli.light import Light
-from collectors.cli.tables import Cell, Column, Table
+from collectors.cli.tables import NAME, Cell, Column, Table
+from collectors.clock import Clock, system_clock
 from collectors.ledger import reports
 from collectors.ledger.reports import ReportRow, Usage
 
@@ -28,6 +29,7 @@ KINDS: Final = {
     "projects": "Use per project.",
     "sessions": "Use per session of an agent.",
 }
+_MODEL = 26  # claude-sonnet-4-5-20250929
 _FIRST_YEAR, _LAST_YEAR = 2000, 2199
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -55,12 +57,11 @@ class Answer:
     totals: Usage
     table: Callable[[], Table]
     covered: tuple[date, date] | None = None
-    names: dict[str, str] = field(default_factory=dict)
 
 
-def run(request: Request, environ: Mapping[str, str]) -> int:
+def run(request: Request, environ: Mapping[str, str], clock: Clock = system_clock) -> int:
     """Answer one request on stdout."""
-    light = Light(environ)
+    light = Light(environ, clock)
     since, until = day_range(request, light.today)
     if request.collect:
         light.refresh()
@@ -267,8 +268,8 @@ MEANINGS: Final = (
     Meaning(
         "plan_unknown_nano",
         "Plan unknown,\nat list price",
-        "Plan unknown: set CLAUDE_CODE_PLAN to api, pro, max5, max20 or team, and it is known"
-        " whether this is spent.",
+        "Plan unknown: set CLAUDE_CODE_PLAN to api, pro, max5, max20 or team to say whether"
+        " this is spent.",
     ),
 )
 
@@ -382,7 +383,7 @@ def _periods_table(rows: Sequence[ReportRow], totals: Usage, request: Request) -
     title = "Week of" if request.kind == "weekly" else word.capitalize()
     keys = [
         Column(title, is_number=False),
-        Column("Models", is_number=False, rank=2, can_shrink=True),
+        Column("Models", is_number=False, rank=2, least=NAME),
     ]
     label = f"{len(periods)} {word}{'' if len(periods) == 1 else 's'}"
     return _usage_table(keys, lines, totals, label, request)
@@ -399,10 +400,12 @@ def _short_model(model: str) -> str:
 
 def _models_table(rows: Sequence[ReportRow], totals: Usage, request: Request) -> Table:
     ordered = sorted(rows, key=lambda row: _weight(row.usage), reverse=True)
+    # Where all rows say the same, a narrow terminal loses nothing without it.
+    ranks = [3 if len({row.keys[key] for row in rows}) > 1 else 8 for key in ("provider", "source")]
     keys = [
-        Column("Model", is_number=False, can_shrink=True),
-        Column("Provider", is_number=False, rank=3),
-        Column("Source", is_number=False, rank=3),
+        Column("Model", is_number=False, least=_MODEL),
+        Column("Provider", is_number=False, rank=ranks[0]),
+        Column("Source", is_number=False, rank=ranks[1]),
     ]
     lines = [
         ([tables.name(row.keys[key]) for key in ("model", "provider", "source")], row.usage)
@@ -414,7 +417,7 @@ def _models_table(rows: Sequence[ReportRow], totals: Usage, request: Request) ->
 def _projects_table(rows: Sequence[ReportRow], totals: Usage, request: Request) -> Table:
     ordered = sorted(rows, key=lambda row: _weight(row.usage), reverse=True)
     lines = [([_project_cell(row.keys["project"])], row.usage) for row in ordered]
-    keys = [Column("Project", is_number=False, can_shrink=True)]
+    keys = [Column("Project", is_number=False, least=NAME)]
     return _usage_table(keys, lines, totals, "Total", request)
 
 
@@ -432,8 +435,8 @@ def _sessions_table(
 ) -> Table:
     keys = [
         Column("Last used", is_number=False),
-        Column("Project", is_number=False, can_shrink=True),
-        Column("Branch", is_number=False, rank=7, can_shrink=True),
+        Column("Project", is_number=False, least=NAME),
+        Column("Branch", is_number=False, rank=7, least=NAME),
         Column("Session", is_number=False, rank=2),
         Column("Source", is_number=False, rank=8),
     ]

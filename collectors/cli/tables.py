@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 GAP = 2
-SHORTEST_NAME = 14
-SHORTEST_TEXT = 24
+NAME = 14  # the least a column of names is given
+TEXT = 24  # and one of sentences
 _UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 _CENT = 10_000_000  # nano-dollars
 LOUD = "bold red"
@@ -40,8 +40,8 @@ class Column:
     title: str  # may have two lines
     is_number: bool = True
     rank: int = 0
-    can_shrink: bool = False  # names in it may be cut
-    can_wrap: bool = False  # sentences in it go on in the next line
+    least: int = 0  # how narrow it may become; 0: not narrower than what is in it
+    can_wrap: bool = False  # sentences in it go on in the next line instead of being cut
 
 
 @dataclass(frozen=True)
@@ -144,20 +144,15 @@ class _Fit:
     widths: Mapping[int, int]
 
 
-def _least(column: Column) -> int:
-    """The narrowest a column may become; 0: not narrower than what is in it."""
-    return SHORTEST_TEXT if column.can_wrap else SHORTEST_NAME if column.can_shrink else 0
-
-
 def _text(cell: Cell, *, is_short: bool) -> str:
     return cell.short if is_short and cell.short else cell.text
 
 
 def _natural(table: Table, index: int, *, is_short: bool) -> int:
     rows = [*table.rows, *_totals(table)]
-    cells = max((cell_width(_text(row[index], is_short=is_short)) for row in rows), default=0)
-    title = max(cell_width(line) for line in table.columns[index].title.split("\n"))
-    return max(cells, title)
+    texts = [table.columns[index].title]
+    texts += [_text(row[index], is_short=is_short) for row in rows]
+    return max(cell_width(line) for text in texts for line in text.split("\n"))
 
 
 def _fit(table: Table, width: int) -> _Fit:
@@ -168,16 +163,9 @@ def _fit(table: Table, width: int) -> _Fit:
         gone = set(ranks[:dropped])
         indexes = tuple(i for i, c in enumerate(table.columns) if c.rank not in gone or not c.rank)
         natural = {i: _natural(table, i, is_short=is_short) for i in indexes}
-        least = {
-            i: min(n, _least(table.columns[i])) if _least(table.columns[i]) else n
-            for i, n in natural.items()
-        }
+        least = {i: min(n, table.columns[i].least or n) for i, n in natural.items()}
         room = width - sum(least.values()) - GAP * (len(indexes) - 1)
-        widths = dict(least)
-        for i, n in natural.items():
-            extra = max(0, min(n - least[i], room))
-            widths[i] += extra
-            room -= extra
+        widths = _widened(least, natural, room)
         last = _Fit(indexes, is_short, widths)
         if room >= 0:
             return last
@@ -185,12 +173,23 @@ def _fit(table: Table, width: int) -> _Fit:
     return last
 
 
+def _widened(least: Mapping[int, int], natural: Mapping[int, int], room: int) -> dict[int, int]:
+    """Widths with the spare room given, cell by cell, to the column that lacks most."""
+    widths = dict(least)
+    for _ in range(max(0, room)):
+        i = max(widths, key=lambda i: natural[i] / max(1, widths[i]))
+        if widths[i] >= natural[i]:
+            break
+        widths[i] += 1
+    return widths
+
+
 def _shown(table: Table, row: Sequence[Cell], fit: _Fit) -> list[str]:
     shown = []
     for i in fit.columns:
         cell, width = row[i], fit.widths[i]
         text = _text(cell, is_short=fit.is_short)
-        if table.columns[i].can_shrink and cell_width(text) > width:
+        if table.columns[i].least and not table.columns[i].can_wrap and cell_width(text) > width:
             text = (
                 some_names(cell.names, width)
                 if cell.names
@@ -223,13 +222,13 @@ def plain_lines(table: Table, *, is_tall: bool = False) -> list[str]:
     widths = {
         i: max(
             *(cell_width(line) for line in heads[i]),
-            *(cell_width(row[i].text) for row in [*table.rows, *_totals(table)]),
+            *(cell_width(_one_line(row[i])) for row in [*table.rows, *_totals(table)]),
         )
         for i in indexes
     }
     rule = ["-" * widths[i] for i in indexes]
     rows = [[heads[i][line] for i in indexes] for line in range(height)]
-    rows += [rule, *([cell.text for cell in row] for row in table.rows)]
+    rows += [rule, *([_one_line(cell) for cell in row] for row in table.rows)]
     rows += [line for row in _totals(table) for line in (rule, [cell.text for cell in row])]
     return [
         (" " * GAP)
@@ -240,6 +239,10 @@ def plain_lines(table: Table, *, is_tall: bool = False) -> list[str]:
         .rstrip()
         for row in rows
     ]
+
+
+def _one_line(cell: Cell) -> str:
+    return cell.text.replace("\n", ", ")
 
 
 def _totals(table: Table) -> list[list[Cell]]:
@@ -273,7 +276,8 @@ def _draw(table: Table, environ: Mapping[str, str]) -> None:
         console.print(Text(remark.text, style=remark.style))
     hidden = len(table.columns) - len(fit.columns)
     if hidden:
-        note(f"{hidden} column{'s' if hidden > 1 else ''} left out: the terminal is {width} wide.")
+        words = "1 column needs" if hidden == 1 else f"{hidden} columns need"
+        note(f"{words} a wider terminal.")
 
 
 def _rich(table: Table, fit: _Fit) -> RichTable:
@@ -291,12 +295,13 @@ def _rich(table: Table, fit: _Fit) -> RichTable:
         border_style="dim",
         show_footer=False,
     )
+    height = max((table.columns[i].title.count("\n") for i in fit.columns), default=0)
     for i in fit.columns:
         column = table.columns[i]
+        above = "\n" * (height - column.title.count("\n"))
         drawn.add_column(
-            Text(column.title, justify="right" if column.is_number else "left"),
+            Text(above + column.title, justify="right" if column.is_number else "left"),
             justify="right" if column.is_number else "left",
-            vertical="bottom",
             no_wrap=not column.can_wrap,
             overflow="fold",
             width=fit.widths[i],

@@ -17,7 +17,7 @@ from collectors.cli.console import out, out_json, visible
 from collectors.cli.light import Light, ago
 from collectors.cli.options import present
 from collectors.cli.reports import meanings_in, money_cells
-from collectors.cli.tables import LOUD, Cell, Column, Table
+from collectors.cli.tables import LOUD, NAME, TEXT, Cell, Column, Table
 from collectors.clock import BUCKET_SECONDS
 from collectors.composition import Program
 from collectors.ledger import glance, reports
@@ -88,7 +88,7 @@ def providers(context: typer.Context, as_json: Json = False) -> int:
         Column("Configured", is_number=False),
         Column("Last success", is_number=False),
         Column("Records"),
-        Column("Looked for", is_number=False, can_wrap=True),
+        Column("Looked for", is_number=False, least=TEXT, can_wrap=True),
     ]
     now = light.now.timestamp()
     table = Table(columns)
@@ -104,7 +104,7 @@ def providers(context: typer.Context, as_json: Json = False) -> int:
                 tables.count(row["records"]) if row["counts_as"] == row["collector"]
                 # A collector that fills another's gaps has no records of its own name.
                 else Cell(f"in {visible(row['counts_as'])}", style="dim"),
-                tables.name(", ".join(row["looked_for"])),
+                Cell("\n".join(visible(place) for place in row["looked_for"])),
             ]
         )  # fmt: skip
     table.notes = [
@@ -159,15 +159,10 @@ def burn(context: typer.Context, as_json: Json = False, no_collect: NoCollect = 
     light = Light(context.obj)
     if not no_collect:
         light.refresh()
-    # Data lies in buckets: a stretch ends with the bucket that is being filled.
-    end = int(light.now.timestamp()) // BUCKET_SECONDS * BUCKET_SECONDS + BUCKET_SECONDS
     with contextlib.closing(light.open()) as db:
-        found = {
-            name: Usage(*glance.sums_of(db, end - hours * _HOUR, end).values())
-            for name, hours in WINDOWS.items()
-        }
+        found = burned(db, light.now)
     if as_json:
-        out_json({"rows": [_burn_row(name, usage) for name, usage in found.items()]})
+        out_json({"rows": [burn_row(name, usage) for name, usage in found.items()]})
         return 0
     meanings = meanings_in(found.values())
     columns = [Column("", is_number=False), Column("Tokens"), Column("Tokens\nper hour")]
@@ -195,7 +190,17 @@ def burn(context: typer.Context, as_json: Json = False, no_collect: NoCollect = 
     return 0
 
 
-def _burn_row(name: str, usage: Usage) -> dict[str, Any]:
+def burned(db: sqlite3.Connection, now: datetime) -> dict[str, Usage]:
+    """What was used in each window up to now."""
+    # Data lies in buckets: a window ends with the bucket that is being filled.
+    end = int(now.timestamp()) // BUCKET_SECONDS * BUCKET_SECONDS + BUCKET_SECONDS
+    return {
+        name: Usage(*glance.sums_of(db, end - hours * _HOUR, end).values())
+        for name, hours in WINDOWS.items()
+    }
+
+
+def burn_row(name: str, usage: Usage) -> dict[str, Any]:
     hours = WINDOWS[name]
     fields = usage.fields()
     row: dict[str, Any] = {"window": name.replace(" ", "_"), "hours": hours}
@@ -236,9 +241,9 @@ def config(context: typer.Context, as_json: Json = False) -> int:
         return 0
     columns = [
         Column("Setting", is_number=False),
-        Column("Value", is_number=False, can_shrink=True),
-        Column("From", is_number=False, can_shrink=True),
-        Column("What it does", is_number=False, can_wrap=True, rank=1),
+        Column("Value", is_number=False, least=NAME, can_wrap=True),
+        Column("From", is_number=False, least=NAME, can_wrap=True),
+        Column("What it does", is_number=False, least=TEXT, can_wrap=True, rank=1),
     ]
     table = Table(columns)
     for each in found:
@@ -302,9 +307,9 @@ def dead(context: typer.Context, as_json: Json = False) -> int:
         Column("Point at", is_number=False),
         Column("Measurement", is_number=False),
         Column("Status"),
-        Column("Message", is_number=False, can_wrap=True),
-        Column("Tags", is_number=False, can_shrink=True, rank=1),
-        Column("Target", is_number=False, can_shrink=True, rank=2),
+        Column("Message", is_number=False, least=TEXT, can_wrap=True),
+        Column("Tags", is_number=False, least=NAME, rank=1),
+        Column("Target", is_number=False, least=NAME, rank=2),
     ]
     zone = light.calendar.zone
     table = Table(columns)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from collectors.ledger import records as r
 from collectors.ledger.dimensions import writer_offset
-from collectors.ledger.identity import Identity, read_identity, seed_of, text_check
+from collectors.ledger.identity import Identity, read_identity, seed_of, state_of, text_check
 from collectors.ledger.schema import BUCKET_COLUMNS, MIGRATIONS, RECORD_COLUMNS
 
 SLICE_ROWS = 20_000
@@ -56,6 +56,8 @@ def is_full(error: BaseException) -> bool:
 
 def is_damage(error: BaseException) -> bool:
     """What was read cannot be a ledger; one transient read error looks the same."""
+    if isinstance(error, UnicodeDecodeError):
+        return True  # names in a ledger are text, and so is its schema
     return _error_name(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
 
 
@@ -150,7 +152,7 @@ def _guarded(db: sqlite3.Connection, parts: tuple[Iterator[list[str]], ...]) -> 
 
 
 def _explain(error: sqlite3.Error | UnicodeDecodeError) -> str:
-    if isinstance(error, sqlite3.Error) and not (is_damage(error) or is_nonsense(error)):
+    if not (is_damage(error) or is_nonsense(error)):
         raise error
     return f"reading failed: {_error_name(error) or type(error).__name__}"
 
@@ -174,12 +176,11 @@ def is_older_copy(db: sqlite3.Connection, beside: Identity | None) -> bool:
     It is sound in itself; logs are read again from where it stood.
     """
     found = read_identity(db)
-    return (
-        found is not None
-        and beside is not None
-        and found.ledger == beside.ledger
-        and found.opens < beside.opens
-    )
+    if found is None or beside is None or found.ledger != beside.ledger:
+        return False
+    if found.opens != beside.opens:
+        return found.opens < beside.opens
+    return bool(beside.closed) and beside.closed != state_of(db)
 
 
 def _names(db: sqlite3.Connection) -> Iterator[list[str]]:

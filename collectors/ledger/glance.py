@@ -210,4 +210,4 @@ def unpriced(db: sqlite3.Connection) -> list[Unpriced]:
         " WHERE record.price=0 AND series.role='primary'"
         " GROUP BY 1, 2, 3, 4, 5, 6 HAVING tokens>0 ORDER BY tokens DESC, 1, 2"
     )
-    return [Unpriced(*row[:5], bool(row[5]), row[6], row[7], row[8]) for row in rows]
+    return [Unpriced._make((*row[:5], bool(row[5]), *row[6:])) for row in rows]

@@ -70,6 +70,7 @@ class GuardedLedger:
         self._open_ledger = open_ledger
         self._now = now
         self._backups = backups
+        self._is_suspect = False
         self._ledger: Ledger | None = self._open().ledger
 
     @property
@@ -120,11 +121,11 @@ class GuardedLedger:
             ledger = self.ledger
             if not ledger.is_in_place():
                 self._rescue(ledger)
-                self._drop()
+                self._drop(is_suspect=False)
                 continue
             try:
                 result = call(ledger)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 if is_full(error):
                     self._note_full(ledger)
                     raise LedgerFullError(
@@ -133,7 +134,7 @@ class GuardedLedger:
                     ) from error
                 if not (is_io_error(error) or is_damage(error)):
                     raise
-                self._drop()
+                self._drop(is_suspect=is_damage(error))
                 if attempt == ATTEMPTS:
                     raise LedgerError(
                         f"the ledger {self.path} cannot be read or written ({error})",
@@ -150,14 +151,22 @@ class GuardedLedger:
     # -- opening ---------------------------------------------------------------------------------
 
     def _open(self) -> Opened:
-        opened = open_checked(self.path, self._open_ledger, now=self._now, backups=self._backups)
+        opened = open_checked(
+            self.path,
+            self._open_ledger,
+            now=self._now,
+            backups=self._backups,
+            is_suspect=self._is_suspect,
+        )
+        self._is_suspect = False
         self.notes, self.rebuilt = opened.notes, opened.rebuilt
         opened.ledger.spare.reserve()
         return opened
 
-    def _drop(self) -> None:
+    def _drop(self, *, is_suspect: bool) -> None:
         """Give up the connection: the next use opens, verifies and if need be rebuilds."""
         ledger, self._ledger = self._ledger, None
+        self._is_suspect = is_suspect
         self.reopened += 1
         if ledger is not None:
             try:
@@ -250,9 +259,11 @@ class GuardedOutbox:
         """See `Outbox.acknowledge`."""
         self._guard.run(lambda ledger: ledger.outbox.acknowledge(target, rows, now))
 
-    def refuse(self, target: int, row: Row, status: int, message: str, kind: str) -> None:
+    def refuse(
+        self, target: int, rows: Sequence[Row], status: int, message: str, kind: str
+    ) -> None:
         """See `Outbox.refuse`."""
-        self._guard.run(lambda ledger: ledger.outbox.refuse(target, row, status, message, kind))
+        self._guard.run(lambda ledger: ledger.outbox.refuse(target, rows, status, message, kind))
 
     def pending(self, target: int) -> int:
         """See `Outbox.pending`."""

@@ -22,11 +22,15 @@ _OPENS = "opens"
 
 
 class Identity(NamedTuple):
-    """A ledger's id and how often it was opened for writing; `writers` maps machine to name."""
+    """A ledger's id and how often it was opened for writing; `writers` maps machine to name.
+
+    `closed` says what its books were when it was closed in order, and is empty while it is open.
+    """
 
     ledger: str
     opens: int
     writers: tuple[tuple[str, str], ...] = ()
+    closed: str = ""
 
 
 def read_identity(db: sqlite3.Connection) -> Identity | None:
@@ -54,6 +58,12 @@ def establish(db: sqlite3.Connection) -> int:
     return seed_of(ledger)
 
 
+def state_of(db: sqlite3.Connection) -> str:
+    """What the books of a ledger come to; changes with every record."""
+    sums = db.execute("SELECT coalesce(sum(records), 0), coalesce(sum(checks), 0) FROM book")
+    return ":".join(str(value) for value in sums.fetchone())
+
+
 def seed_of(ledger_id: str) -> int:
     """What the row checks of one ledger start from, so that no other ledger's rows pass."""
     return crc32(ledger_id.encode())
@@ -75,7 +85,8 @@ class IdentityFile:
         try:
             found = json.loads(self.path.read_bytes())
             writers = tuple((str(machine), str(name)) for machine, name in found["writers"])
-            return Identity(str(found["ledger"]), int(found["opens"]), writers)
+            closed = str(found.get("closed", ""))
+            return Identity(str(found["ledger"]), int(found["opens"]), writers, closed)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -380,19 +380,22 @@ class Outbox:
             ],
         )
 
-    def refuse(self, target: int, row: Row, status: int, message: str, kind: str) -> None:
-        """Set a point aside that the server refuses; it is tried again when it changes."""
-        key = (target, row.start, row.series % 8, row.series // 8)
+    def refuse(
+        self, target: int, rows: Sequence[Row], status: int, message: str, kind: str
+    ) -> None:
+        """Set points aside that the server refuses; each is tried again when it changes."""
+        keys = [(target, row.start, row.series % 8, row.series // 8) for row in rows]
+        now = self._clock()
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._db.execute(
+            self._db.executemany(
                 "INSERT OR REPLACE INTO dead VALUES(?,?,?,?,?,?,?,?)",
-                (*key, kind, status, message, self._clock()),
+                [(*key, kind, status, message, now) for key in keys],
             )
-            self._db.execute(
+            self._db.executemany(
                 "UPDATE sent SET sent_revision=?, sent_at=NULL WHERE target=? AND start=?"
                 " AND measurement=? AND tagset=?",
-                (row.revision, *key),
+                [(row.revision, *key) for row, key in zip(rows, keys, strict=True)],
             )
             self._db.execute("COMMIT")
         except BaseException:

@@ -97,11 +97,12 @@ def open_checked(
     *,
     now: Callable[[], datetime],
     backups: Path | None = None,
+    is_suspect: bool = False,
 ) -> Opened:
     """Verify the ledger at a path, rebuild it if it is damaged, open it.
 
     `open_ledger` makes the `Ledger` with the lock it is given; the lock is held from before the
-    first look until the ledger is closed.
+    first look until the ledger is closed. A suspect ledger is verified whole, whatever its size.
 
     Raises:
         LedgerLockedError: another process writes this ledger.
@@ -112,7 +113,7 @@ def open_checked(
     lock.acquire()
     rebuilt = None
     try:
-        problems, notes = examine(path)
+        problems, notes = examine(path, is_suspect=is_suspect)
         if problems:
             rebuilt = rebuild(path, problems, now=now(), backups=backups, lock=lock)
         ledger = open_ledger(lock)
@@ -167,7 +168,7 @@ def open_restored(
     return ledger, aside
 
 
-def examine(path: Path) -> tuple[list[str], list[str]]:
+def examine(path: Path, *, is_suspect: bool = False) -> tuple[list[str], list[str]]:
     """What is wrong with the ledger at a path, and what is merely worth knowing.
 
     Damage is looked at twice, the second time whole and over a new connection: one failed read
@@ -184,7 +185,7 @@ def examine(path: Path) -> tuple[list[str], list[str]]:
             return ["the ledger's file is gone or empty, but one was here before"], []
         return [], []
     _roll_back(path)
-    problems, notes = _look(path, beside, is_whole=False)
+    problems, notes = _look(path, beside, is_whole=is_suspect)
     if problems:
         problems, notes = _look(path, beside, is_whole=True)
     return problems, notes
@@ -210,6 +211,8 @@ def _look(path: Path, beside: Identity | None, *, is_whole: bool) -> tuple[list[
         if beside is None:
             raise  # nothing says that a ledger was ever here: somebody else's file
         return ["the file's first page is not a ledger's any more"], []
+    except UnicodeDecodeError:
+        return ["opening failed: the schema is not text"], []
     except LedgerError as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, sqlite3.Error) and (is_damage(cause) or is_nonsense(cause)):
@@ -218,7 +221,10 @@ def _look(path: Path, beside: Identity | None, *, is_whole: bool) -> tuple[list[
             return [], []
         raise
     try:
-        found = verify(db, beside=beside) if is_whole else verify_start(db, beside)
+        if is_whole:
+            found = verify(db, is_full_check=True, beside=beside)
+        else:
+            found = verify_start(db, beside)
         if found:
             return found, []
         return [], [OLDER_COPY] if is_older_copy(db, beside) else []

@@ -21,7 +21,13 @@ from collectors.errors import LedgerError
 from collectors.ledger import records as r
 from collectors.ledger.dimensions import Dimensions, TagPolicy, machine_id
 from collectors.ledger.files import SpareFile, WriterLock, open_writer
-from collectors.ledger.identity import IdentityFile, establish, read_identity, text_check
+from collectors.ledger.identity import (
+    IdentityFile,
+    establish,
+    read_identity,
+    state_of,
+    text_check,
+)
 from collectors.ledger.outbox import Outbox
 from collectors.ledger.schema import BUCKET_COLUMNS, IS_FILL, RECORD_COLUMNS
 from collectors.merging import Merge, absorb, resolve
@@ -186,8 +192,15 @@ class Ledger:
 
     def close(self) -> None:
         """Close the connection and give the lock back."""
-        self.db.close()
-        self.lock.release()
+        try:
+            # An older state of this ledger that turns up later is then known for what it is.
+            with contextlib.suppress(sqlite3.Error, OSError):
+                identity = read_identity(self.db)
+                if identity is not None and self.is_in_place():
+                    IdentityFile(self.path).write(identity._replace(closed=state_of(self.db)))
+            self.db.close()
+        finally:
+            self.lock.release()
 
     def is_in_place(self) -> bool:
         """Whether the file that is open is still the one at the ledger's path."""

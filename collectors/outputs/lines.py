@@ -46,12 +46,13 @@ class LineBuilder:
             return prefix + _careful(row)
         # The JSON encoder writes plain numbers several times faster than formatting does, and just
         # as repr() would. Null, true, exponents and tiny fractions it writes otherwise: they show.
-        text = str(self._encode((*row.values, row.timestamp_ns)), "ascii", "replace")
-        if "e" in text or "l" in text or '"' in text or "0.0000" in text:
-            return prefix + _careful(row)
+        # (A fraction in a count's place becomes "1.5i", which every server refuses as a whole.)
         try:
+            text = self._encode((*row.values, row.timestamp_ns)).decode()
+            if "e" in text or "l" in text or '"' in text or "0.0000" in text:
+                return prefix + _careful(row)
             return prefix + template % tuple(text[1:-1].replace(".0,", ",").split(","))
-        except TypeError:
+        except (TypeError, UnicodeError):  # too few values, or what is no number at all
             return prefix + _careful(row)
 
     def _remember(self, row: Row) -> str:

@@ -56,7 +56,9 @@ class StatusRows:
         exporter: ExporterState,
     ) -> list[Row]:
         """All status points of this minute; a clock that slips back within one stays in it."""
-        slot = int(now.timestamp()) // SLOT_SECONDS * SLOT_SECONDS
+        # Of the minute before: with the writer's offset the present one would lie in the future,
+        # where queries that end now do not look.
+        slot = (int(now.timestamp()) // SLOT_SECONDS - 1) * SLOT_SECONDS
         # Further back is a correction: staying ahead of it would hide the exporter until then.
         if 0 < self._latest_slot - slot <= SLOT_SECONDS:
             slot = self._latest_slot

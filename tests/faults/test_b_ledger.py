@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -77,8 +79,6 @@ class Sound:
 
 
 def _balance(ledger: Ledger, amount: str) -> None:
-    from decimal import Decimal
-
     reading = BalancePoint(
         provider="openrouter", account="default", timestamp=NOW, balance=Decimal(amount)
     )
@@ -247,7 +247,7 @@ def test_b5_a_changed_name_is_found_in_its_index(sound: Sound, tmp_path: Path) -
 
     problems, _ = examine(path)
 
-    assert any(text.startswith(("series:", "integrity_check:")) for text in problems), problems
+    assert any("missing from index" in text for text in problems), problems
 
 
 def test_b5_a_failed_read_is_not_damage(
@@ -450,7 +450,7 @@ def _crashed(folder: Path, home: ClaudeHome, first: int, rest: int) -> Path:
         ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         home.append(rest, "b")
         ingest(ledger, home.collector())
-        kill(__import__("os").getpid())
+        kill(os.getpid())
 
     pid, _ = start(work)
     finish(pid)
@@ -479,10 +479,10 @@ def _exchange_wals(tmp_path: Path) -> list[list[str]]:
             ledger = open_ledger(path)
             for number in range(40):
                 store(ledger, *(point(f"new_{number}_{i}") for i in range(20)))
-            ledger.db.execute("UPDATE book SET records=records")
             ledger.close()
             path.with_name("ledger.db-wal").write_bytes(old)
-        found.append(examine(path)[0])
+        problems, notes = examine(path)
+        found.append(problems + notes)
     return found
 
 
@@ -490,7 +490,7 @@ def test_b8_a_wal_of_another_ledger_or_an_older_copy_is_noticed(tmp_path: Path) 
     foreign, older = _exchange_wals(tmp_path)
 
     report("B8", foreign=foreign[:2], older=older[:2])
-    assert foreign != []
+    assert foreign != [] != [OLDER_COPY]
     assert older != []
 
 
@@ -617,7 +617,7 @@ def _back_up_under_load(
     """Longest commit while backups are made, and how many commits there were."""
     path = tmp_path / "ledger.db"
     ledger = open_ledger(path)
-    for start_at in range(0, 30_000, 5_000):
+    for start_at in range(0, 20_000, 5_000):
         store(ledger, *(point(f"msg_{i}") for i in range(start_at, start_at + 5_000)))
     stop = threading.Event()
     slowest, commits = 0.0, 0
@@ -665,14 +665,16 @@ def test_b9_a_file_copied_while_it_is_written_is_no_backup(tmp_path: Path) -> No
 
     def copy_main_file(ledger: Ledger, path: Path, number: int) -> None:
         copy = tmp_path / f"copy{number}.db"
-        shutil.copy(path, copy)  # the mutant: without -wal, without a snapshot
-        with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as db:
-            held = db.execute("SELECT count(*) FROM record").fetchone()[0]
         with closing(open_reader(path)) as reader:
             there = reader.execute("SELECT count(*) FROM record").fetchone()[0]
-        wrong.append(bool(check_backup(copy)) or held < there - 2_000)
+        shutil.copy(path, copy)  # the mutant: without -wal, without a snapshot
+        try:
+            with closing(sqlite3.connect(f"file:{copy}?mode=ro", uri=True)) as db:
+                wrong.append(db.execute("SELECT count(*) FROM record").fetchone()[0] < there)
+        except sqlite3.DatabaseError:
+            wrong.append(True)
 
-    _back_up_under_load(tmp_path, copy_main_file, 6)
+    _back_up_under_load(tmp_path, copy_main_file, 3)
 
     report("B9", mutant="copies the main file", caught=any(wrong))
     assert any(wrong)
@@ -685,7 +687,7 @@ def test_b9_a_backup_killed_half_way_is_never_taken_for_one(sound: Sound, tmp_pa
     for number in range(25):
         moment = NOW + timedelta(days=number)
         pid, _ = start(lambda moment=moment: backup(path, folder, keep=100, now=moment) and None)  # type: ignore[misc]  # bound now
-        time.sleep(number * 0.002)
+        time.sleep(number * 0.006)
         kill(pid)
         finish(pid)
         for copy in list_backups(folder)[: len(list_backups(folder)) - made]:

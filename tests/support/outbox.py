@@ -1,7 +1,7 @@
 """A small real outbox on SQLite, the mutants a sender's tests must catch, and what to compare.
 
-The tests of the writer ask for a `Rig` and never for a particular ledger, so the same tests run
-against any outbox that `make_rig` knows.
+The tests of the writer ask for a `Rig` and never for a particular ledger, so the same tests
+against any outbox that `outbox_factory` knows.
 """
 
 from __future__ import annotations
@@ -115,14 +115,19 @@ class SqliteOutbox:
         )
         self.db.execute("COMMIT")
 
-    def refuse(self, target: int, row: Row, status: int, message: str, kind: str) -> None:
-        """Set a row aside until it changes."""
-        self.db.execute(
+    def refuse(
+        self, target: int, rows: Sequence[Row], status: int, message: str, kind: str
+    ) -> None:
+        """Set rows aside until they change."""
+        self.db.executemany(
             "INSERT INTO sent(target, bucket, revision, sent_at, kind, message)"
             " SELECT ?, id, ?, NULL, ?, ? FROM bucket WHERE start=? AND model=?"
             " ON CONFLICT DO UPDATE SET revision=excluded.revision, sent_at=NULL,"
             " kind=excluded.kind, message=excluded.message",
-            (target, row.revision, kind, message, row.start, dict(row.tags)["model"]),
+            [
+                (target, row.revision, kind, message, row.start, dict(row.tags)["model"])
+                for row in rows
+            ],
         )
 
     def pending(self, target: int) -> int:
@@ -251,8 +256,10 @@ class PassedThrough:
     def acknowledge(self, target: int, rows: Sequence[Row], now: float) -> None:
         self.inner.acknowledge(target, rows, now)
 
-    def refuse(self, target: int, row: Row, status: int, message: str, kind: str) -> None:
-        self.inner.refuse(target, row, status, message, kind)
+    def refuse(
+        self, target: int, rows: Sequence[Row], status: int, message: str, kind: str
+    ) -> None:
+        self.inner.refuse(target, rows, status, message, kind)
 
     def pending(self, target: int) -> int:
         return self.inner.pending(target)

@@ -53,8 +53,10 @@ class Outbox(Protocol):
     def acknowledge(self, target: int, rows: Sequence[Row], now: float) -> None:
         """These revisions were stored; rows that moved on meanwhile stay dirty."""
 
-    def refuse(self, target: int, row: Row, status: int, message: str, kind: str) -> None:
-        """This row is not sent again unless it changes."""
+    def refuse(
+        self, target: int, rows: Sequence[Row], status: int, message: str, kind: str
+    ) -> None:
+        """These rows are not sent again unless they change."""
 
     def pending(self, target: int) -> int:
         """How many rows are dirty."""
@@ -238,16 +240,12 @@ class Pass:
         return is_breakdown(answer) and is_due and await self._link.is_alive()
 
     async def _set_aside(self, rows: Sequence[Row], status: int, text: str, kind: Kind) -> None:
-        await self._run(self._refuse_all, rows, status, text, kind)
+        await self._run(self._outbox.refuse, self._number, rows, status, text, kind)
         if kind == "refused":
             self.refused += len(rows)
             self._last_refusal = f"{status} {text}" if status else text
         else:
             self.outside_retention += len(rows)
-
-    def _refuse_all(self, rows: Sequence[Row], status: int, text: str, kind: Kind) -> None:
-        for row in rows:
-            self._outbox.refuse(self._number, row, status, text, kind)
 
     def log_set_aside(self) -> None:
         """At most two log lines about what this pass set aside."""
