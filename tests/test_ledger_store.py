@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from collectors.base import Billing, Quality, Role, Width
 from collectors.errors import LedgerError
 from collectors.ledger.checks import verify
 from collectors.ledger.dimensions import TagPolicy, writer_offset
 from collectors.ledger.schema import BUCKET_COLUMNS
-from collectors.ledger.store import Ledger, Source
+from collectors.ledger.store import Ledger, Source, Stored
 from collectors.merging import Merge
 from collectors.points import BalancePoint, Batch, LimitPoint, Refusal, TokenUsagePoint
 from collectors.pricing import PriceBook
 from tests.support.ledgers import (
+    BERLIN,
     LARGEST,
     LATEST,
     NOW,
@@ -145,32 +147,17 @@ def test_an_older_parser_does_not_take_anything_down(ledger: Ledger) -> None:
     assert sums(ledger.db, "output_tokens") == 400
 
 
-class _Dearer(PriceBook):
-    """A newer book in which everything costs twice as much."""
-
-    def tariff(self, *arguments: Any, **named: Any) -> Any:
-        found = super().tariff(*arguments, **named)
-        return found and _Twice(found)
-
-
-class _Twice:
-    def __init__(self, tariff: Any) -> None:
-        self._tariff = tariff
-        self.price_id = tariff.price_id + " twice"
-
-    def cost(self, *arguments: Any) -> Any:
-        cost = self._tariff.cost(*arguments)
-        return cost._replace(cost_nano_usd=cost.cost_nano_usd * 2)
-
-
-def test_a_newer_price_book_changes_no_history(path: Path) -> None:
+@pytest.mark.parametrize("width", [Width.EVENT, Width.DAY])
+def test_a_newer_price_book_changes_no_history(path: Path, tmp_path: Path, width: int) -> None:
     first = open_ledger(path)
-    store(first, point())
+    store(first, point(width=width), source=LATEST)
     before = records(first.db)
     first.close()
-    ledger = open_ledger(path, book=_Dearer())
+    file = tmp_path / "prices.yaml"
+    file.write_text("prices: [{model: claude-sonnet-4-5-20250929, input: 6, output: 30}]")
+    ledger = open_ledger(path, book=PriceBook(file))
 
-    changed = store(ledger, point(), point("msg_2"))
+    changed = store(ledger, point(width=width), point("msg_2", width=width), source=LATEST)
 
     # $3 and $15 per million: 100 in, 10 out = 450,000 nano-dollars; the new call costs twice that.
     assert changed == 1
@@ -326,8 +313,6 @@ def test_a_cursor_keeps_what_it_is_not_told_and_forgets_what_is_none(ledger: Led
 
 
 def test_the_last_thousand_runs_of_each_collector_stay(ledger: Ledger) -> None:
-    from collectors.ledger.store import Stored
-
     for number in range(1_005):
         ledger.note_run("a", number, 0.1, Stored(), "", "")
     ledger.note_run("b", 1, 0.1, Stored(1, 1, 0), "", "")
@@ -340,11 +325,11 @@ def test_the_last_thousand_runs_of_each_collector_stay(ledger: Ledger) -> None:
 
 
 def estimate(day: str, tokens: int = 5_000) -> TokenUsagePoint:
+    """What Claude Code's own statistics say of a local day."""
     return TokenUsagePoint(
         provider="anthropic",
         model="claude-sonnet-4-5-20250929",
-        timestamp=int(__import__("datetime").datetime.fromisoformat(f"{day}T00:00+01:00").timestamp())
-        * 1_000,
+        timestamp=datetime.combine(date.fromisoformat(day), time(), BERLIN),
         key=f"stats\0{day}",
         unsplit_tokens=tokens,
         requests=0,
@@ -598,8 +583,6 @@ _points = st.builds(
 
 
 def _feed(path: Path, points: list[TokenUsagePoint], cuts: list[int]) -> tuple[Any, Any, list[str]]:
-    from msgspec.structs import replace
-
     ledger = open_ledger(path)
     try:
         start = 0

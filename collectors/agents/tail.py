@@ -161,6 +161,11 @@ class Progress:
             )
         ]
 
+    def forget(self) -> None:
+        """Let the file be read from its beginning next time."""
+        self.move(0, b"")
+        self.size = -1
+
     def move(self, offset: int, tail: bytes) -> None:
         """Note that everything before `offset` was handed out; `tail` is what it ended with."""
         self.offset = offset
@@ -225,7 +230,11 @@ class LineReader:
         base = progress.offset  # file offset of the buffer's first byte
         fill = 0
         skipping = -1  # offset of a line too long to keep, while its end is looked for
+        tail = b""  # what was handed out last
         while base + fill < size:
+            if tail and _tail(fd, progress.offset) != tail:
+                progress.forget()  # rewritten while it was read
+                return
             with memoryview(buffer) as view, view[fill : fill + size - base - fill] as room:
                 count = os.preadv(fd, [room], base + fill)
             if count == 0:

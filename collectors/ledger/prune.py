@@ -166,7 +166,7 @@ def _group(row: tuple[int, ...], calendar: Calendar, accounts: set[int]) -> tupl
         row[r.TARIFF],
         row[r.BILLING],
         row[r.PRICE],
-        row[r.FLAGS] & r.FLAG_ESTIMATED,
+        row[r.FLAGS] & (r.FLAG_ESTIMATED | r.FLAG_TIER_ASSUMED),
     )
 
 
@@ -201,7 +201,7 @@ def _fold(ledger: Ledger, day: date, groups: dict[tuple[int, ...], list[tuple[in
 
 def _sum_up(group: tuple[int, ...], rows: list[tuple[int, ...]], ledger: Ledger) -> r.Row:
     """One record in the place of many; its key is what they have in common."""
-    start, series, tariff, billing, price, estimated = group
+    start, series, tariff, billing, price, flags = group
     _, end = ledger.calendar.day_range(ledger.calendar.day_of(start))
     stated = [row[r.STATED] for row in rows if row[r.STATED] >= 0]
     row = [0] * len(RECORD_COLUMNS)
@@ -216,7 +216,7 @@ def _sum_up(group: tuple[int, ...], rows: list[tuple[int, ...]], ledger: Ledger)
     row[r.COST] = sum(x[r.COST] for x in rows)
     row[r.SAVINGS] = sum(x[r.SAVINGS] for x in rows)
     row[r.STATED] = sum(stated) if stated else -1
-    row[r.FLAGS] = r.FLAG_FOLDED | r.FLAG_CACHE_COUNTS | estimated
+    row[r.FLAGS] = r.FLAG_FOLDED | r.FLAG_CACHE_COUNTS | flags
     row[r.PARSER] = max(x[r.PARSER] for x in rows)
     return tuple(row)
 

@@ -230,15 +230,22 @@ class Ledger:
         """Read again what is kept in memory: after a rollback some of it is not so."""
         self.dimensions.forget()
         self._places: dict[tuple[Any, ...], _Place] = {}
+        self._cursors: dict[str, dict[str, Any]] = {}
         self._fill_days = self._load_fill_days()
         self._has_folded = bool(self.db.execute("SELECT 1 FROM folded LIMIT 1").fetchone())
 
     # -- cursors, runs, refusals ---------------------------------------------------------------
 
     def cursor(self, source: str) -> dict[str, Any]:
-        """The stored cursor of a collector: names of its own to small values."""
-        rows = self.db.execute("SELECT name, value FROM cursor WHERE source=?", (source,))
-        return {name: json.loads(value) for name, value in rows}
+        """The stored cursor of a collector: names of its own to small values.
+
+        Kept in memory as long as the ledger is open: thousands of files are asked for at each poll.
+        """
+        found = self._cursors.get(source)
+        if found is None:
+            rows = self.db.execute("SELECT name, value FROM cursor WHERE source=?", (source,))
+            found = self._cursors[source] = {name: json.loads(value) for name, value in rows}
+        return dict(found)
 
     def _save_cursor(self, source: str, cursor: Mapping[str, Any]) -> None:
         gone = [(source, name) for name, value in cursor.items() if value is None]
@@ -252,11 +259,19 @@ class Ledger:
             "INSERT OR REPLACE INTO cursor VALUES(?,?,?,?)",
             [(*row, text_check(self.seed, *row)) for row in kept],
         )
+        held = self._cursors.get(source)
+        if held is not None:
+            for name, value in cursor.items():
+                if value is None:
+                    held.pop(name, None)
+                else:
+                    held[name] = value
 
     def forget_cursor(self, source: str) -> None:
         """Let a source be read again from its beginning; what is counted stays counted."""
         with self.transaction():
             self.db.execute("DELETE FROM cursor WHERE source=?", (source,))
+            self._cursors.pop(source, None)
 
     def note_run(
         self,
@@ -430,7 +445,7 @@ class Ledger:
             and row[r.SERIES] == old[r.SERIES]
             and row[r.CONTEXT] == old[r.CONTEXT]
             and row[r.TARIFF] == old[r.TARIFF]
-            and row[r.FLAGS] == old[r.FLAGS]
+            and not (row[r.FLAGS] ^ old[r.FLAGS]) & ~r.FLAG_TIER_ASSUMED
             and row[r.PARSER] == old[r.PARSER]
         ):
             return 0  # a newer price book alone changes no history

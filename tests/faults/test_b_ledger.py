@@ -125,7 +125,9 @@ def _damage(body: bytearray, kind: str, chance: random.Random) -> None:
 def _try_damage(
     sound: Sound, folder: Path, kind: str, trials: int, rebuilds: int, seed: int
 ) -> dict[str, int]:
-    figures: Counter[str] = Counter(n=trials, noticed=0, harmless=0, silent_wrong=0, rebuilt_wrong=0)
+    figures: Counter[str] = Counter(
+        n=trials, noticed=0, harmless=0, silent_wrong=0, rebuilt_wrong=0
+    )
     chance = random.Random(seed)
     clean = sound.path.read_bytes()
     for _ in range(trials):
@@ -268,9 +270,7 @@ def test_b5_a_failed_read_is_not_damage(
     assert len(seen) == 1
 
 
-def test_b5_a_ledger_is_rebuilt_in_words_the_user_can_act_on(
-    sound: Sound, tmp_path: Path
-) -> None:
+def test_b5_a_ledger_is_rebuilt_in_words_the_user_can_act_on(sound: Sound, tmp_path: Path) -> None:
     path = sound.copy(tmp_path / "data")
     path.write_bytes(path.read_bytes()[:10_000])
 

@@ -1,6 +1,6 @@
 """Full, tiny and read-only disks: run inside a mount namespace of its own, prints what it saw.
 
-    unshare -rm python -m tests.support.disk_scenarios full SCRATCH MOUNT
+unshare -rm python -m tests.support.disk_scenarios full SCRATCH MOUNT
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ class CursorFirst(Ledger):
 
 def _mount(folder: Path, size: str) -> None:
     folder.mkdir(exist_ok=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True
-    )
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
 
 
 def _remount(folder: Path, options: str) -> None:

@@ -111,9 +111,7 @@ def buckets(db: sqlite3.Connection) -> dict[tuple[Any, ...], tuple[int, ...]]:
     return {row[:8]: row[8:] for row in rows if any(row[8:])}
 
 
-def days(
-    db: sqlite3.Connection, calendar: Calendar
-) -> dict[tuple[Any, ...], tuple[int, ...]]:
+def days(db: sqlite3.Connection, calendar: Calendar) -> dict[tuple[Any, ...], tuple[int, ...]]:
     """Sums of every local day and series."""
     found: dict[tuple[Any, ...], list[int]] = {}
     for (start, *names), values in buckets(db).items():
