@@ -20,6 +20,7 @@ from pydantic import BaseModel, SecretStr
 
 from collectors.base import Context
 from collectors.clock import Calendar, Clock, find_zone, system_clock
+from collectors.layers import PREFIX
 from collectors.ledger.backup import backup_folder
 from collectors.ledger.dimensions import TagPolicy
 from collectors.ledger.files import WriterLock
@@ -79,7 +80,10 @@ class Program:
         clock: Clock = system_clock,
         overrides: Mapping[str, str] | None = None,
     ) -> None:
-        self.environ = {**environ, **(overrides or {})}
+        named = overrides or {}
+        # Nearer than the environment, however a setting is spelled there.
+        kept = {key: x for key, x in environ.items() if key.removeprefix(PREFIX) not in named}
+        self.environ: Mapping[str, str] = {**kept, **named}
         self.home = home or Path.home()
         self.clock = clock
         self.started = time.monotonic()

@@ -26,7 +26,8 @@ M = TypeVar("M", bound="BaseModel")
 
 # Lines of `.env` that mean the same to everybody; a file with any other line is left to dotenv.
 _PLAIN_LINE = re.compile(
-    r"""(?:export +)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*((?:(?!["'#\\`])[!-~])*)[ \t]*"""
+    r"(?:export +)?((?!export\b)[A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*"
+    r"""((?:(?!["'#\\`])[!-~])*)[ \t]*"""
 )
 
 

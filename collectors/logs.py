@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
+from types import TracebackType
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -111,6 +114,36 @@ def configure_logs(
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    root.handlers[:] = [x for x in root.handlers if not isinstance(x, _Bridge)]
+    root.addHandler(_Bridge(logging.WARNING))
+
+
+class _Bridge(logging.Handler):
+    """What libraries log goes the same way, redacted like everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno,
+            "library.logged",
+            library=record.name,
+            text=record.getMessage(),
+            exc_info=record.exc_info,
+        )
+
+
+def guard_process(redaction: Redaction) -> None:
+    """Let the process end without telling a secret: no core file, no unredacted traceback."""
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def show(kind: type[BaseException], error: BaseException, place: TracebackType | None) -> None:
+        lines = traceback.format_exception(kind, error, place)
+        sys.stderr.write(redaction.clean("".join(lines)))
+
+    sys.excepthook = show
 
 
 def _no_color() -> bool:

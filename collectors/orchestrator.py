@@ -77,6 +77,7 @@ class Orchestrator:
         self._clock = clock
         self._on_stored = on_stored
         self._settled: set[str] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
         self._clean = clean  # takes secrets out of what a source says about its failure
         self._one_run_each: dict[str, asyncio.Lock] = {}
         self._log = structlog.get_logger()
@@ -127,6 +128,11 @@ class Orchestrator:
             return await self._run(collector)
 
     async def _run(self, collector: AnyCollector) -> float:
+        # Asked for by a command while its turn is running: one after the other.
+        async with self._turns.setdefault(collector.name, asyncio.Lock()):
+            return await self._run_once(collector)
+
+    async def _run_once(self, collector: AnyCollector) -> float:
         loop = asyncio.get_running_loop()
         health = self.health.setdefault(collector.name, Health(collector.name))
         started, wall = loop.time(), self._clock().timestamp()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -12,9 +14,11 @@ import pytest
 
 from collectors.agents.claude_code import ClaudeCodeCollector, ClaudeCodeOptions
 from collectors.agents.jsonl import timestamp_ms
+from collectors.agents.scan import ScanPool
 from collectors.agents.tail import LogFile
 from collectors.base import Billing, Context, TokenUsagePoint
 from collectors.errors import FormatError, SourceUnavailableError
+from collectors.ledger.store import Ledger
 from tests.support import reading
 
 LOG = LogFile("/nowhere/projects/-nowhere-app/S1.jsonl", 0, 0, 1, "/nowhere/projects")
@@ -278,46 +282,43 @@ async def test_a_newer_parser_reads_everything_again_and_replaces(tmp_path: Path
     ledger.close()
 
 
+class OneFileABatch(ClaudeCodeCollector):
+    """Many batches, so that a worker has something left when it dies."""
+
+    files_per_batch: ClassVar[int] = 1
+
+
+async def scan_until_killed(ledger: Ledger, collector: ClaudeCodeCollector) -> None:
+    """Store one batch, then kill both workers where they stand."""
+    work = collector.changed(collector.listing(), {})
+    async with ScanPool(collector) as pool:
+        async for batch in pool.scan(work):
+            reading.commit(ledger, collector, batch)
+            for worker in pool.worker_ids():
+                os.kill(worker, signal.SIGKILL)
+
+
 async def test_a_worker_that_is_killed_is_an_error_of_the_source_and_loses_nothing(
     tmp_path: Path,
 ) -> None:
-    import os
-    import signal
-
-    from collectors.agents.scan import ScanPool
-
     home = tmp_path / "home"
-    for number in range(40):
+    for number in range(400):  # with long session names: more than two pipes hold
         log = home / ".claude" / "projects" / "p" / f"S{number}.jsonl"
         log.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(entry({"output_tokens": 1}, pad="x" * 200_000))
+        line = json.dumps(entry({"output_tokens": 1}, sessionId="S" * 2_000))
         log.write_text(line.replace("msg_1", f"msg_{number}") + "\n")
     ledger = reading.open_ledger(tmp_path / "ledger.db")
-
-    class SmallBatches(ClaudeCodeCollector):
-        files_per_batch: ClassVar[int] = 1
-
-    collector = SmallBatches(context=Context(home=home, now=lambda: reading.NOW))
-    work = collector.changed(collector.listing(), {})
-    stopped = [(log, None) for log, _ in work]
+    collector = OneFileABatch(context=Context(home=home, now=lambda: reading.NOW))
     with pytest.raises(SourceUnavailableError, match=r"ended early \(exit code -9\)"):
-        async with ScanPool(collector) as pool:
-            async for batch in pool.scan(stopped):
-                reading.commit(ledger, collector, batch)
-                for worker in pool.worker_ids():
-                    os.kill(worker, signal.SIGSTOP)
-                for worker in pool.worker_ids():
-                    os.kill(worker, signal.SIGKILL)
+        await scan_until_killed(ledger, collector)
 
     await reading.pool_in(ledger, collector)
 
-    assert len(reading.records(ledger)) == 40
+    assert len(reading.records(ledger)) == 400
     ledger.close()
 
 
 async def test_leaving_a_scan_early_ends_its_workers(tmp_path: Path) -> None:
-    from collectors.agents.scan import ScanPool
-
     log = tmp_path / ".claude" / "projects" / "p" / "S1.jsonl"
     log.parent.mkdir(parents=True)
     log.write_text(json.dumps(entry()) + "\n")
@@ -329,4 +330,5 @@ async def test_leaving_a_scan_early_ends_its_workers(tmp_path: Path) -> None:
 
     assert workers
     for worker in workers:
-        assert not Path(f"/proc/{worker}").exists()
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)

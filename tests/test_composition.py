@@ -58,6 +58,14 @@ def test_overrides_of_the_command_line_come_before_the_environment(tmp_path: Pat
     assert Program(given, overrides={"LOG_LEVEL": "debug"}).settings.log_level == "debug"
 
 
+def test_an_override_wins_however_the_environment_spells_a_setting(tmp_path: Path) -> None:
+    given = environment(tmp_path, TOKENDASH_DB_PATH="/precious/ledger.db")
+
+    made = Program(given, overrides={"DB_PATH": "/trial/ledger.db"})
+
+    assert made.places.ledger == Path("/trial/ledger.db")
+
+
 def test_settings_come_from_the_configuration_folder(tmp_path: Path) -> None:
     made = program(tmp_path)
     (tmp_path / "config" / ".env").write_text("INFLUXDB_BUCKET=mine\n")

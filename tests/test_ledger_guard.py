@@ -107,10 +107,10 @@ def test_a_full_disk_refuses_the_call_keeps_the_connection_and_releases_the_spar
     with pytest.raises(LedgerFullError, match="no room is left"):
         guard.run(call)
 
-    assert guard.is_full
+    was_full = guard.is_full
     assert guard.ledger is call.ledgers[0]
     assert guard.run(Failing()) == 1
-    assert not guard.is_full
+    assert (was_full, guard.is_full) == (True, False)
     assert guard.ledger.spare.path.exists()
 
 

@@ -208,7 +208,7 @@ def test_a_database_that_is_new_after_pruning_gets_the_days_sums(ledger: Ledger)
     place = [field.name for field in FIELDS["token_usage"]].index("requests")
     requests = {"token_usage": 0, "token_usage_daily": 0}
     for row in rows:
-        requests[row.measurement] += row.values[place]  # type: ignore[operator]  # a count
+        requests[row.measurement] += int(row.values[place] or 0)
     assert requests == {"token_usage": 5, "token_usage_daily": 5}
 
 
@@ -244,7 +244,7 @@ def test_the_room_of_folded_detail_goes_back_to_the_disk(ledger: Ledger) -> None
     assert after < before / 2 or after < 300_000
 
 
-# -- any history, any cut ----------------------------------------------------------------------------
+# -- any history, any cut -------------------------------------------------------------------------
 
 _histories = st.lists(
     st.builds(
@@ -319,7 +319,7 @@ def test_the_property_catches_folding_without_keys(
 ) -> None:
     ledger = open_ledger(tmp_path / "ledger.db")
     february(ledger)
-    monkeypatch.setattr(Ledger, "_is_folded", lambda self, family: False)
+    monkeypatch.setattr(Ledger, "_is_folded", lambda *_: False)
     before = days(ledger.db, ledger.calendar)
 
     prune(ledger, MARCH)

@@ -26,7 +26,8 @@ from hypothesis.stateful import (
 
 from collectors.agents import tail
 from collectors.agents.claude_code import ClaudeCodeCollector
-from collectors.agents.tail import LineReader, LogFile, Progress, list_logs
+from collectors.agents.tail import LineReader, LogFile, Progress
+from collectors.agents.tree import list_logs
 from collectors.base import Context
 from collectors.ledger.store import Ledger
 from tests.support import reading

@@ -15,15 +15,15 @@ from collectors.agents.scan import ScanPool, unread_bytes
 from collectors.agents.tail import (
     TOO_LONG,
     LineReader,
-    Listing,
     LogFile,
     Progress,
     has_changed,
-    list_logs,
 )
+from collectors.agents.tree import Listing, LogTree
 from collectors.base import (
     BaseCollector,
     Batch,
+    Context,
     Merge,
     Options,
     Point,
@@ -55,6 +55,10 @@ class JsonlCollector(BaseCollector[O]):
 
     unread_lines = 0  # lines that told nothing since the last one that told of a call
 
+    def __init__(self, options: O | None = None, context: Context | None = None) -> None:
+        super().__init__(options, context)
+        self._tree = LogTree(self.is_log)
+
     def roots(self) -> Iterable[Path]:
         """Folders to look under; missing ones are normal."""
         raise NotImplementedError
@@ -79,7 +83,7 @@ class JsonlCollector(BaseCollector[O]):
 
     def listing(self) -> Listing:
         """All logs there are now."""
-        return list_logs((str(root) for root in self.roots()), self.is_log)
+        return self._tree.look(str(root) for root in self.roots())
 
     def changed(self, listing: Listing, cursor: Mapping[str, Any]) -> list[Work]:
         """Files to read, newest first, each with the position it was left at."""
@@ -144,7 +148,7 @@ class _Gathering:
                         self._refuse(error.reason, log, offset, len(line))
                         continue
                     for point in found:
-                        understood += 1
+                        understood = understood or point.total_tokens
                         key = (point.key, point.variant)
                         seen = points.get(key)
                         if seen is None:

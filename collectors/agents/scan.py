@@ -215,6 +215,11 @@ def unread_bytes(log: LogFile, position: Sequence[int] | None) -> int:
     return log.size - offset if offset <= log.size else log.size
 
 
+def _end_with_parent(stdin: int) -> None:
+    os.read(stdin, 1)  # the parent never writes again: what ends this read is its death
+    os._exit(0)
+
+
 def main() -> None:
     """Read the job from standard input, write batches to standard output."""
     import gc
@@ -226,8 +231,7 @@ def main() -> None:
     gc.disable()
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     job = msgspec.msgpack.decode(stdin.read(int.from_bytes(stdin.read(_LENGTH), "big")), type=_Job)
-    # The parent never writes again: what ends this read is its death.
-    threading.Thread(target=lambda: (stdin.read(), os._exit(0)), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(stdin.fileno(),), daemon=True).start()
     module, _, name = job.collector.partition(":")
     kind = getattr(importlib.import_module(module), name)
     now = datetime.fromtimestamp(job.now, UTC)

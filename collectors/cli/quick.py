@@ -151,8 +151,9 @@ def _hints(light: Light, status: Status) -> list[str]:
             "How is Claude Code paid? Set CLAUDE_CODE_PLAN to api, pro, max5, max20 or team."
         )
     if status.refused:
+        words = ("record", "the reason") if status.refused == 1 else ("records", "the reasons")
         hints.append(
-            f"{status.refused:,} records could not be read: `tokendash check` names the reasons."
+            f"{status.refused:,} {words[0]} could not be read: `tokendash check` names {words[1]}."
         )
     if any(target.dead_letters for target in status.targets):
         hints.append("InfluxDB refused points: `tokendash dead` lists them.")

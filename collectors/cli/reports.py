@@ -435,7 +435,7 @@ def _sessions_table(
 ) -> Table:
     keys = [
         Column("Last used", is_number=False),
-        Column("Project", is_number=False, least=NAME),
+        Column("Project", is_number=False, least=10),
         Column("Branch", is_number=False, rank=7, least=NAME),
         Column("Session", is_number=False, rank=2),
         Column("Source", is_number=False, rank=8),

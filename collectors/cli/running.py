@@ -23,7 +23,7 @@ from collectors.ledger import reports
 from collectors.ledger.files import WriterLock, open_reader
 from collectors.ledger.guard import GuardedOutbox
 from collectors.ledger.store import Stored
-from collectors.logs import configure_logs
+from collectors.logs import configure_logs, guard_process
 
 EXIT_COLLECTOR, EXIT_TARGET = 3, 4
 
@@ -65,6 +65,7 @@ def prepare_logs(program: Program, *, quiet: bool = False) -> None:
     program.redaction.learn(program.secrets())
     level = "warning" if quiet and settings.log_level == "info" else settings.log_level
     configure_logs(level, settings.log_format, program.redaction)
+    guard_process(program.redaction)
     for note in program.layers.notes:
         typer.echo(note, err=True)
     for problem in program.registry.problems:

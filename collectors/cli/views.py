@@ -201,6 +201,7 @@ def burned(db: sqlite3.Connection, now: datetime) -> dict[str, Usage]:
 
 
 def burn_row(name: str, usage: Usage) -> dict[str, Any]:
+    """One window: its sums, and each per hour and per day."""
     hours = WINDOWS[name]
     fields = usage.fields()
     row: dict[str, Any] = {"window": name.replace(" ", "_"), "hours": hours}

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from collectors.ledger import records as r
 from collectors.ledger.dimensions import writer_offset
+from collectors.ledger.files import is_ours
 from collectors.ledger.identity import Identity, read_identity, seed_of, state_of, text_check
 from collectors.ledger.schema import BUCKET_COLUMNS, MIGRATIONS, RECORD_COLUMNS
 
@@ -110,7 +111,7 @@ def verify_start(db: sqlite3.Connection, beside: Identity | None = None) -> list
 
 def passes(
     db: sqlite3.Connection, *, is_full_check: bool = False, beside: Identity | None = None
-) -> Iterator[list[str]]:
+) -> Generator[list[str], None, None]:
     """The whole verification in steps; each yields its problems.
 
     Steps over rows take some tens of milliseconds; SQLite's own check and the sums of buckets are
@@ -297,9 +298,11 @@ def is_cut_off(path: Path) -> bool:
         size = path.stat().st_size
     except OSError:
         return False
+    if not is_ours(head):
+        return False  # somebody else's file says nothing about its length in these bytes
     page = int.from_bytes(head[16:18], "big")
     pages = int.from_bytes(head[28:32], "big")
-    return len(head) == 100 and size < pages * (65_536 if page == 1 else page)
+    return size < pages * (65_536 if page == 1 else page)
 
 
 _SHARED = (

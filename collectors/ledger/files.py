@@ -103,6 +103,15 @@ class WriterLock:
         self.release()
 
 
+def is_ours(head: bytes) -> bool:
+    """Whether the first 100 bytes of a file are a ledger's."""
+    return (
+        len(head) >= 100
+        and head.startswith(_MAGIC)
+        and int.from_bytes(head[68:72], "big") == APPLICATION_ID
+    )
+
+
 def check_header(path: Path) -> None:
     """Refuse what is plainly not a ledger, by reading bytes only.
 

@@ -64,7 +64,9 @@ sum(CASE billing WHEN 1 THEN cost_nano ELSE 0 END),
 sum(CASE billing WHEN 2 THEN cost_nano ELSE 0 END),
 sum(savings_nano)"""
 
-TOKENS_SQL = "input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + unsplit_tokens"
+TOKENS_SQL = (
+    "input_tokens + cache_read_tokens + cache_write_tokens + output_tokens + unsplit_tokens"
+)
 
 
 def row_check(row: Row, seed: int) -> int:

@@ -34,7 +34,7 @@ from collectors.ledger.checks import (
     verify_start,
 )
 from collectors.ledger.dimensions import writer_offset
-from collectors.ledger.files import WriterLock, open_reader, open_writer
+from collectors.ledger.files import WriterLock, is_ours, open_reader, open_writer
 from collectors.ledger.identity import Identity, IdentityFile
 from collectors.ledger.records import TOKENS_SQL
 from collectors.ledger.store import Ledger
@@ -202,6 +202,11 @@ def _roll_back(path: Path) -> None:
         return  # what is wrong is seen, and named, by the look that follows
 
 
+def _says_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_ours(file.read(100))
+
+
 def _look(path: Path, beside: Identity | None, *, is_whole: bool) -> tuple[list[str], list[str]]:
     if is_cut_off(path):
         return ["the file is shorter than it says it is"], []
@@ -216,6 +221,11 @@ def _look(path: Path, beside: Identity | None, *, is_whole: bool) -> tuple[list[
     except LedgerError as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, sqlite3.Error) and (is_damage(cause) or is_nonsense(cause)):
+            if beside is None and not _says_ours(path):
+                raise NotALedgerError(
+                    f"{path} is not a tokendash ledger, and damaged",
+                    "name another file by DB_PATH; this one was not touched",
+                ) from None
             return [f"opening failed: {cause}"], []
         if "still empty" in str(error):
             return [], []

@@ -163,7 +163,8 @@ def identify(db: sqlite3.Connection, path: str) -> int:
 
 def _not_a_ledger(path: str) -> NotALedgerError:
     return NotALedgerError(
-        f"{path} is not a tokendash ledger", "name another file by DB_PATH; this one was not touched"
+        f"{path} is not a tokendash ledger",
+        "name another file by DB_PATH; this one was not touched",
     )
 
 

@@ -8,7 +8,9 @@ import random
 import shutil
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from collectors.ledger.checks import verify
 from collectors.ledger.files import open_reader
 from collectors.ledger.recovery import open_checked
 from collectors.ledger.store import Ledger, Source, Stored
-from collectors.points import Batch
+from collectors.points import Batch, TokenUsagePoint
 from tests.engines import need
 from tests.support.killing import (
     WRITING,
@@ -68,13 +70,13 @@ class SlowCursorFirst(CursorFirst):
 class NoKeys(Ledger):
     """Mutant: a call seen again is counted again."""
 
-    def _count(self, source: Source, points: list) -> int:  # type: ignore[type-arg]
+    def _count(self, source: Source, points: list[TokenUsagePoint]) -> int:
         for one in points:
             one.key_hash ^= time.monotonic_ns() & 0xFFFF_FFFF
         return super()._count(source, points)
 
 
-# -- A1 ----------------------------------------------------------------------------------------------
+# -- A1 -------------------------------------------------------------------------------------------
 
 PHASES = ("start", "open", "begin", "writes", "commit", "reading", "idle")
 
@@ -169,7 +171,7 @@ def test_a1_the_comparison_catches_calls_counted_again(tmp_path: Path) -> None:
     ledger.close()
 
 
-# -- A2 ----------------------------------------------------------------------------------------------
+# -- A2 -------------------------------------------------------------------------------------------
 
 
 def _one_run(home: ClaudeHome, path: Path, kind: type[Ledger] = Ledger) -> None:
@@ -221,7 +223,7 @@ def test_a2_kills_at_system_calls_catch_a_cursor_stored_before_its_points(tmp_pa
     assert figures["wrong"] > 0
 
 
-# -- A3 ----------------------------------------------------------------------------------------------
+# -- A3 -------------------------------------------------------------------------------------------
 
 
 class Unsynced(Ledger):
@@ -292,7 +294,7 @@ def test_a3_the_replay_catches_commits_that_are_not_flushed(tmp_path: Path) -> N
     assert figures["acked_lost"] > 0
 
 
-# -- A6 ----------------------------------------------------------------------------------------------
+# -- A6 -------------------------------------------------------------------------------------------
 
 
 def test_a6_a_second_writer_is_refused_at_once_and_by_name(tmp_path: Path) -> None:
@@ -335,13 +337,14 @@ class ReadsOutside(Ledger):
     """Mutant: what is known is read before the transaction, and trusted inside it."""
 
     def commit(self, collector: str, source: Source, batch: Batch) -> Stored:
-        for one in batch.points:
+        points = [one for one in batch.points if isinstance(one, TokenUsagePoint)]
+        for one in points:
             one.identify(source.name)
-        self._before = self._known({p.key_hash: 0 for p in batch.points})
+        self._before = self._known({one.key_hash: 0 for one in points})
         time.sleep(0.01)
         return super().commit(collector, source, batch)
 
-    def _known(self, families):  # type: ignore[no-untyped-def]  # the mutant's own business
+    def _known(self, families: Mapping[int, Any]) -> dict[int, list[tuple[int, ...]]]:
         if self.db.in_transaction:
             return self._before
         return super()._known(families)
@@ -388,7 +391,7 @@ def test_a6_the_race_catches_reading_before_the_transaction(tmp_path: Path) -> N
     assert lost or double or failed
 
 
-# -- A8 ----------------------------------------------------------------------------------------------
+# -- A8 -------------------------------------------------------------------------------------------
 
 SECOND = """
 ALTER TABLE run ADD COLUMN note TEXT NOT NULL DEFAULT '';

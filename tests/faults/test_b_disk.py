@@ -21,7 +21,8 @@ from collectors.ledger.backup import backup, backup_folder
 from collectors.ledger.checks import filesystem_warning, verify
 from collectors.ledger.files import open_reader
 from collectors.ledger.guard import GuardedLedger
-from collectors.ledger.store import Source
+from collectors.ledger.store import Source, Stored
+from collectors.points import Batch
 from tests.engines import need
 from tests.support.killing import fail_at, finish, list_calls, report, spread, start, trace
 from tests.support.ledgers import NOW, ClaudeHome, ingest, open_ledger, opener, point, prices, store
@@ -58,7 +59,7 @@ def _scenario(name: str, tmp_path: Path) -> dict[str, Any]:
     return seen
 
 
-# -- B1, B2, B3 ---------------------------------------------------------------------------------------
+# -- B1, B2, B3 -----------------------------------------------------------------------------------
 
 
 def test_b1_a_full_disk_stops_writing_only_and_heals_by_itself(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_an_opening_that_fails_half_way_gives_the_lock_back(
     open_ledger(path).close()
 
 
-# -- B4 ----------------------------------------------------------------------------------------------
+# -- B4 -------------------------------------------------------------------------------------------
 
 FAILING = (
     ("pwrite64", "EIO"), ("pwrite64", "ENOSPC"), ("fdatasync", "EIO"), ("ftruncate", "EIO"),
@@ -163,13 +164,14 @@ FAILING = (
 class Stubborn(GuardedLedger):
     """Mutant: carries on with the connection on which a call failed, as if it had worked."""
 
-    def commit(self, collector, source, batch):  # type: ignore[no-untyped-def]  # as its base
+    def commit(self, collector: str, source: Source, batch: Batch) -> Stored:
         try:
             return self.ledger.commit(collector, source, batch)
         except sqlite3.Error:
             ledger = self.ledger
             with ledger.transaction():
                 ledger._save_cursor(collector, batch.cursor)
+            return Stored()
 
 
 def _read_all(home: ClaudeHome, path: Path, kind: type[GuardedLedger] = GuardedLedger) -> None:
@@ -239,7 +241,7 @@ def test_b4_failing_calls_catch_carrying_on_as_if_it_had_worked(tmp_path: Path) 
     assert figures["wrong"] > 0
 
 
-# -- B11 ---------------------------------------------------------------------------------------------
+# -- B11 ------------------------------------------------------------------------------------------
 
 
 def _grow_wal(path: Path, limit: str) -> tuple[int, int]:
@@ -280,7 +282,7 @@ def test_b11_what_a_long_reader_let_the_wal_grow_to_is_given_back(tmp_path: Path
     assert without > limit
 
 
-# -- B12 ---------------------------------------------------------------------------------------------
+# -- B12 ------------------------------------------------------------------------------------------
 
 MOUNTS = r"""
 /dev/vda1 / ext4 rw,relatime 0 0
@@ -315,7 +317,7 @@ def test_b12_shared_file_systems_are_warned_of_by_type(path: str, kind: str) -> 
     assert kind in warning
 
 
-# -- H9 ----------------------------------------------------------------------------------------------
+# -- H9 -------------------------------------------------------------------------------------------
 
 
 def _open_bits(folder: Path) -> dict[str, str]:

@@ -9,12 +9,13 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,7 +88,7 @@ def _balance(ledger: Ledger, amount: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sound]:
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Sound:
     prices()
     folder = tmp_path_factory.mktemp("sound")
     home = ClaudeHome(folder / "home")
@@ -103,10 +104,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sound]:
     ingest(ledger, home.collector())
     found = Sound(home, path, records(ledger.db), buckets(ledger.db))
     ledger.close()
-    yield found
+    return found
 
 
-# -- B5, B6 ------------------------------------------------------------------------------------------
+# -- B5, B6 ---------------------------------------------------------------------------------------
 
 
 def _damage(body: bytearray, kind: str, chance: random.Random) -> None:
@@ -145,7 +146,8 @@ def _try_damage(
         if problems:
             assert opened.rebuilt is not None
             assert opened.rebuilt.backup is not None
-            assert opened.rebuilt.aside is not None and opened.rebuilt.aside.exists()
+            assert opened.rebuilt.aside is not None
+            assert opened.rebuilt.aside.exists()
         else:
             # Found sound: then it must also go on counting right when everything is read again.
             opened.ledger.forget_cursor("claude-code")
@@ -176,21 +178,26 @@ def test_b5_no_damage_stays_silent_and_a_rebuilt_ledger_holds_all_it_held(
 # with which part of the verification left out it would have passed.
 CHANGES = {
     "a token count": (
-        "UPDATE record SET output_tokens=output_tokens+1 WHERE id=7;"
-        "UPDATE bucket SET output_tokens=output_tokens+1 WHERE (start, series)="
-        "(SELECT bucket, series FROM record WHERE id=7);"
-        "UPDATE book SET tokens=tokens+1",
+        (
+            "UPDATE record SET output_tokens=output_tokens+1 WHERE id=7;"
+            "UPDATE bucket SET output_tokens=output_tokens+1 WHERE (start, series)="
+            "(SELECT bucket, series FROM record WHERE id=7);"
+            "UPDATE book SET tokens=tokens+1"
+        ),
         "record: 1 rows do not match",
         "_wrong_rows",
     ),
     "a record that vanished": (
-        "UPDATE bucket SET (input_tokens, cache_read_tokens, output_tokens, requests, cost_nano,"
-        " plan_unknown_nano, savings_nano, unpriced_tokens)=(SELECT bucket.input_tokens-"
-        "record.input_tokens, bucket.cache_read_tokens-record.cache_read_tokens,"
-        " bucket.output_tokens-record.output_tokens, bucket.requests-1, bucket.cost_nano,"
-        " bucket.plan_unknown_nano-record.cost_nano, bucket.savings_nano-record.savings_nano,"
-        " bucket.unpriced_tokens FROM record WHERE id=6) WHERE (start, series)="
-        "(SELECT bucket, series FROM record WHERE id=6); DELETE FROM record WHERE id=6",
+        (
+            "UPDATE bucket SET (input_tokens, cache_read_tokens, output_tokens, requests,"
+            " cost_nano, plan_unknown_nano, savings_nano, unpriced_tokens)="
+            "(SELECT bucket.input_tokens-record.input_tokens,"
+            " bucket.cache_read_tokens-record.cache_read_tokens,"
+            " bucket.output_tokens-record.output_tokens, bucket.requests-1, bucket.cost_nano,"
+            " bucket.plan_unknown_nano-record.cost_nano, bucket.savings_nano-record.savings_nano,"
+            " bucket.unpriced_tokens FROM record WHERE id=6) WHERE (start, series)="
+            "(SELECT bucket, series FROM record WHERE id=6); DELETE FROM record WHERE id=6"
+        ),
         "claude-code: the books say",
         "_record_rows",
     ),
@@ -232,7 +239,7 @@ def test_b5_each_kind_of_value_is_guarded_by_a_check_of_its_own(
         db.executescript(script)
 
     problems, _ = examine(path)
-    silent = [] if guard == "_wrong_rows" else [[]]
+    silent: list[Any] = [] if guard == "_wrong_rows" else [[]]
     monkeypatch.setattr(checks, guard, lambda *_: silent)
     without, _ = examine(path)
 
@@ -313,7 +320,8 @@ def test_b6_without_a_backup_the_logs_alone_bring_everything_back_under_the_old_
     ledger = opened.ledger
     ingest(ledger, sound.home.collector())
 
-    assert opened.rebuilt is not None and opened.rebuilt.backup is None
+    assert opened.rebuilt is not None
+    assert opened.rebuilt.backup is None
     assert sound.is_equal(ledger)
     # Another offset would put a second point beside every one that InfluxDB has.
     assert ledger.db.execute("SELECT machine, uuid, offset_ns FROM writer").fetchall() == writer
@@ -333,7 +341,8 @@ def test_b6_what_neither_backup_nor_logs_hold_is_named_by_source_and_day(
 
     opened = open_checked(path, opener(path), now=lambda: NOW)
     ingest(opened.ledger, sound.home.collector())
-    assert opened.rebuilt is not None and opened.rebuilt.aside is not None
+    assert opened.rebuilt is not None
+    assert opened.rebuilt.aside is not None
     gaps = find_gaps(opened.rebuilt.aside, opened.ledger.db)
     opened.ledger.close()
 
@@ -367,7 +376,7 @@ def test_somebody_elses_file_is_refused_and_not_touched(tmp_path: Path) -> None:
     assert path.read_bytes() == b"my novel"
 
 
-# -- B7 ----------------------------------------------------------------------------------------------
+# -- B7 -------------------------------------------------------------------------------------------
 
 
 class Trusting(Ledger):
@@ -435,7 +444,7 @@ def test_b7_a_ledger_deleted_while_nothing_ran_does_not_begin_silently_anew(
     assert problems == ["the ledger's file is gone or empty, but one was here before"]
 
 
-# -- B8 ----------------------------------------------------------------------------------------------
+# -- B8 -------------------------------------------------------------------------------------------
 
 
 def _crashed(folder: Path, home: ClaudeHome, first: int, rest: int) -> Path:
@@ -463,7 +472,7 @@ def _exchange_wals(tmp_path: Path) -> list[list[str]]:
     prices()
     mine = _crashed(tmp_path / "mine", ClaudeHome(tmp_path / "home1", 1), 200, 200)
     other = _crashed(tmp_path / "other", ClaudeHome(tmp_path / "home2", 2), 220, 180)
-    found = []
+    found: list[list[str]] = []
     for wal in (other, None):
         folder = tmp_path / f"mixed{len(found)}"
         folder.mkdir()
@@ -590,7 +599,8 @@ def test_a_chosen_backup_is_restored_read_again_and_sent_again(
     ingest(ledger, sound.home.collector())
 
     assert before == 450
-    assert aside is not None and aside.exists()
+    assert aside is not None
+    assert aside.exists()
     assert sound.is_equal(ledger)
     assert sums(ledger.db, "requests") == 590
     ledger.close()
@@ -608,7 +618,7 @@ def test_a_damaged_backup_is_refused_before_anything_moves(sound: Sound, tmp_pat
     assert path.read_bytes() == content
 
 
-# -- B9 ----------------------------------------------------------------------------------------------
+# -- B9 -------------------------------------------------------------------------------------------
 
 
 def _back_up_under_load(
@@ -686,7 +696,11 @@ def test_b9_a_backup_killed_half_way_is_never_taken_for_one(sound: Sound, tmp_pa
     made = 0
     for number in range(25):
         moment = NOW + timedelta(days=number)
-        pid, _ = start(lambda moment=moment: backup(path, folder, keep=100, now=moment) and None)  # type: ignore[misc]  # bound now
+
+        def work(moment: datetime = moment) -> None:
+            backup(path, folder, keep=100, now=moment)
+
+        pid, _ = start(work)
         time.sleep(number * 0.006)
         kill(pid)
         finish(pid)
@@ -699,7 +713,7 @@ def test_b9_a_backup_killed_half_way_is_never_taken_for_one(sound: Sound, tmp_pa
     assert [entry.name for entry in folder.iterdir() if entry.name.startswith(".")] == []
 
 
-# -- B10 ---------------------------------------------------------------------------------------------
+# -- B10 ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(900)
@@ -731,15 +745,15 @@ def test_b10_the_size_of_a_ledger_is_known_and_pruning_gives_room_back(
     ledger.close()
 
     report(
-        "B10", records=count, bytes_per_record=round(size / count), freed_share=round(free / size, 2),
-        became=done.became,
+        "B10", records=count, bytes_per_record=round(size / count),
+        freed_share=round(free / size, 2), became=done.became,
     )  # fmt: skip
     assert before == after == count
     assert size / count < 400
     assert free > size * 0.5
 
 
-# -- backups ----------------------------------------------------------------------------------------
+# -- backups --------------------------------------------------------------------------------------
 
 
 def test_backups_are_due_once_a_day_and_the_newest_are_kept(sound: Sound, tmp_path: Path) -> None:
@@ -764,7 +778,8 @@ def test_the_note_beside_a_ledger_follows_it(tmp_path: Path) -> None:
     open_ledger(path).close()
     second = IdentityFile(path).read()
 
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert second.ledger == first.ledger
     assert (first.opens, second.opens) == (1, 2)
     assert verify(open_reader(path), beside=second) == []

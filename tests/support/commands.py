@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from collectors.ledger.store import Ledger, Source
 from collectors.points import TokenUsagePoint
 from tests.support.ledgers import LARGEST, open_ledger, store
@@ -66,8 +64,3 @@ class Installation:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-
-@pytest.fixture
-def installation(tmp_path: Path) -> Installation:
-    """A fresh one."""
-    return Installation(tmp_path / "home of ada")

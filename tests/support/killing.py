@@ -151,7 +151,11 @@ class PowerLoss:
 
         def run() -> None:
             fd = os.open(acks, os.O_CREAT | os.O_WRONLY, 0o600)
-            work(lambda number: [os.write(fd, b"ACK %d;" % number)][0] and None)
+
+            def acknowledge(number: int) -> None:
+                os.write(fd, b"ACK %d;" % number)
+
+            work(acknowledge)
             os.kill(os.getpid(), signal.SIGKILL)
 
         calls = "openat,pwrite64,write,ftruncate,fsync,fdatasync,unlink,rename"

@@ -94,8 +94,8 @@ def records(db: sqlite3.Connection) -> Counter[tuple[Any, ...]]:
             " session, branch, user, service_tier, speed, timestamp_ms, latest_ms, width,"
             " input_tokens, cache_read_tokens, cache_write_tokens, cache_write_1h_tokens,"
             " output_tokens, reasoning_tokens, unsplit_tokens, requests, web_search_requests,"
-            " billing, coalesce(price.name, ''), cost_nano, savings_nano, stated_nano, flags, parser"
-            " FROM record JOIN series ON series.id=record.series"
+            " billing, coalesce(price.name, ''), cost_nano, savings_nano, stated_nano, flags,"
+            " parser FROM record JOIN series ON series.id=record.series"
             " LEFT JOIN context ON context.id=record.context"
             " LEFT JOIN tariff ON tariff.id=record.tariff LEFT JOIN price ON price.id=record.price"
         ).fetchall()
@@ -149,8 +149,8 @@ class ClaudeHome:
         second = number * 97 % 86_400
         entry = {
             "type": "assistant",
-            "timestamp": f"2026-03-{1 + number % 7:02d}T{second // 3600:02d}:{second % 3600 // 60:02d}"
-            f":{second % 60:02d}.000Z",
+            "timestamp": f"2026-03-{1 + number % 7:02d}T{second // 3600:02d}"
+            f":{second % 3600 // 60:02d}:{second % 60:02d}.000Z",
             "requestId": f"req_{number:024d}",
             "sessionId": f"session-{number % 5}",
             "cwd": f"/home/ada/app{number % 3}",
@@ -198,15 +198,17 @@ class ClaudeHome:
         lost = double = 0
         for model in MODELS:
             mine = [entry for entry in self.truth.values() if entry[0] == model]
-            want = (len(mine), *(sum(x[index] for x in mine) for index in (1, 2, 3)))
+            want = [len(mine), sum(x[1] for x in mine), sum(x[2] for x in mine)]
+            want.append(sum(x[3] for x in mine))
             got = db.execute(
                 "SELECT coalesce(sum(requests), 0), coalesce(sum(input_tokens), 0),"
                 " coalesce(sum(output_tokens), 0), coalesce(sum(cache_read_tokens), 0)"
                 " FROM bucket JOIN series ON series.id=bucket.series WHERE model=?",
                 (model,),
             ).fetchone()
-            lost += max(0, want[0] - got[0]) or int(any(a < b for a, b in zip(got, want)))
-            double += max(0, got[0] - want[0]) or int(any(a > b for a, b in zip(got, want)))
+            pairs = list(zip(got, want, strict=True))
+            lost += max(0, want[0] - got[0]) or any(have < due for have, due in pairs)
+            double += max(0, got[0] - want[0]) or any(have > due for have, due in pairs)
         return lost, double
 
 
