@@ -27,6 +27,14 @@ def is_plausible(now: datetime) -> bool:
     return EARLIEST_MS <= now.timestamp() * 1000 < LATEST_MS
 
 
+def latest_event_ms(now: datetime) -> int:
+    """The latest time a record can have: tomorrow; anything while the clock itself cannot be true.
+
+    Refusing by a clock in 1970 would turn away, for good, everything that is in the logs.
+    """
+    return int(now.timestamp() * 1000) + 86_400_000 if is_plausible(now) else LATEST_MS
+
+
 def find_zone(name: str, environ: Mapping[str, str], root: Path = Path("/")) -> ZoneInfo:
     """The zone that cuts days: the setting, else TZ, else the host's, else UTC.
 

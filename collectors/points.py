@@ -7,6 +7,7 @@ once, at the edge that makes them (`agents/`, `providers/`) and again by the led
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import blake2b
@@ -180,7 +181,7 @@ class Batch(msgspec.Struct, kw_only=True):
     the name. `refusals` are listed by `tokendash check`; `skipped` counts them all.
     """
 
-    points: list[Point] = msgspec.field(default_factory=list)
+    points: Sequence[Point] = ()
     cursor: dict[str, Any] = msgspec.field(default_factory=dict)
     refusals: list[Refusal] = msgspec.field(default_factory=list)
     skipped: int = 0

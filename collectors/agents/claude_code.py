@@ -19,7 +19,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -33,6 +32,7 @@ from collectors.agents.models import provider_of
 from collectors.agents.projects import ProjectFinder
 from collectors.agents.tail import LogFile, printable
 from collectors.base import Billing, Context, Options, TokenUsagePoint
+from collectors.clock import latest_event_ms
 from collectors.errors import FormatError
 
 Plan = Literal["", "api", "pro", "max5", "max20", "team"]
@@ -159,7 +159,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
         super().__init__(options, context)
         self._projects = ProjectFinder()
         self._contexts: dict[tuple[str | None, ...], TokenUsagePoint] = {}
-        self._latest_ms = int((self.context.now() + timedelta(days=1)).timestamp() * 1000)
+        self._latest_ms = latest_event_ms(self.context.now())
 
     def config_dirs(self) -> list[Path]:
         """Configuration folders, whether or not they exist."""
@@ -178,7 +178,7 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
         return billing_of(self.options.plan)
 
     async def read(self, cursor: Any) -> Any:
-        self._latest_ms = int((self.context.now() + timedelta(days=1)).timestamp() * 1000)
+        self._latest_ms = latest_event_ms(self.context.now())
         async for batch in super().read(cursor):
             yield batch
 

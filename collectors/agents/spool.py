@@ -42,7 +42,7 @@ def drop_limits(folder: Path, limits: list[LimitPoint]) -> None:
 
 
 class SpoolCollector(BaseCollector[Options]):
-    """Limits that `tokendash statusline` was told by the agents themselves."""
+    """What quick commands left for the process that writes."""
 
     name: ClassVar[str] = "spool"
     is_local = True

@@ -214,7 +214,7 @@ class GuardedLedger:
         """
         stored = Stored(points=len(batch.points), skipped=batch.skipped)
         refusals = list(batch.refusals)
-        todo: list[list[Point]] = [batch.points]
+        todo: list[Sequence[Point]] = [batch.points]
         while todo:
             points = todo.pop()
             part = Batch(points=points, is_checked=batch.is_checked)

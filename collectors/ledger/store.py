@@ -47,7 +47,6 @@ from collectors.pricing import PriceAttributes, PriceBook
 
 _NANO = 1_000_000_000
 _MOST = 1 << 53  # the largest count every reader of JSON and floats agrees on
-_DAY_MS = 86_400_000
 _MOST_PLACES = 10_000
 
 _INSERT = (
@@ -318,7 +317,7 @@ class Ledger:
         stored = Stored(points=len(batch.points), skipped=batch.skipped)
         usage: list[TokenUsagePoint] = []
         refusals = list(batch.refusals)
-        latest_ms = int(self.clock() * 1000) + _DAY_MS
+        latest_ms = latest_event_ms(from_ms(int(self.clock() * 1000)))
         with self.transaction():
             for point in batch.points:
                 if isinstance(point, TokenUsagePoint):
