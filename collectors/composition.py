@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from platformdirs import PlatformDirs
 from pydantic import BaseModel, SecretStr
 
 from collectors.base import Context
@@ -27,6 +26,7 @@ from collectors.ledger.files import WriterLock
 from collectors.ledger.guard import GuardedLedger
 from collectors.ledger.store import Ledger
 from collectors.logs import Redaction
+from collectors.places import config_dir, ledger_path
 from collectors.pricing import PriceBook
 from collectors.registry import Registry, make_registry
 from collectors.settings import Layers, Settings, read_layers
@@ -90,14 +90,9 @@ class Program:
         self.redaction = Redaction()
 
     @cached_property
-    def _dirs(self) -> PlatformDirs:
-        return PlatformDirs("tokendash", appauthor=False)
-
-    @cached_property
     def config_dir(self) -> Path:
         """The folder of `.env` and `tokendash.yaml`."""
-        named = self.environ.get("TOKENDASH_CONFIG_DIR")
-        return Path(named).expanduser() if named else Path(self._dirs.user_config_dir)
+        return config_dir(self.environ)
 
     @cached_property
     def layers(self) -> Layers:
@@ -112,10 +107,7 @@ class Program:
     @cached_property
     def places(self) -> Places:
         """Where the ledger and what belongs to it lie."""
-        path = self.settings.db_path
-        ledger = path.expanduser() if path else Path(self._dirs.user_data_dir) / "ledger.db"
-        # The folder a command is called in may be gone, and matters to a relative path only.
-        return Places(ledger if ledger.is_absolute() else Path.cwd() / ledger, self.config_dir)
+        return Places(ledger_path(self.layers), self.config_dir)
 
     @cached_property
     def calendar(self) -> Calendar:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +22,7 @@ from collectors.insights.spend import ALL, Part, Spend, spend_status
 from collectors.ledger import reports
 from collectors.ledger.backup import backup, is_due
 from collectors.ledger.guard import GuardedLedger, GuardedOutbox
+from collectors.ledger.prune import prune
 from collectors.ledger.store import Ledger, Stored
 from collectors.ledger.thread import LedgerThread
 from collectors.names import canonical
@@ -176,6 +177,13 @@ class Exporter:
             backup, places.ledger, places.backups, keep=settings.backup_keep, now=now
         )
         self._log.info("backup.written", path=str(path))
+        days = settings.history_retention_days
+        if days:
+            # After the day's backup, which still holds the detail that is folded now.
+            before_ms = int((now - timedelta(days=days)).timestamp() * 1000)
+            done = await self.thread.run(self.ledger.run, lambda ledger: prune(ledger, before_ms))
+            if done.records:
+                self._log.info("detail.folded", records=done.records, became=done.became)
 
     # -- commands that arrive over the control socket --------------------------------------------
 

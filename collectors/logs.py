@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
+import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, TextIO
-from urllib.parse import quote
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
@@ -34,30 +34,26 @@ class Redaction:
     """Last step before rendering: takes out values of loaded secrets and of keys named like one."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._forms: list[str] = []
+        self._secrets: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
         self.learn(secrets)
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Know more secrets, in the forms they are likely to appear in."""
-        for secret in secrets:
-            if len(secret) < _SHORTEST:
-                continue
-            encoded = base64.b64encode(secret.encode()).decode()
-            forms = {secret, quote(secret, safe=""), encoded, encoded.rstrip("=")}
-            self._forms.extend(forms - set(self._forms))
-        self._forms.sort(key=len, reverse=True)
+        new = {secret for secret in secrets if len(secret) >= _SHORTEST} - self._secrets
+        if new:
+            self._secrets |= new
+            forms = {form for secret in self._secrets for form in _forms(secret)}
+            self._pattern = re.compile("|".join(sorted(forms, key=len, reverse=True)))
 
     def clean(self, text: str) -> str:
         """Text without any known secret."""
-        for form in self._forms:
-            if form in text:
-                text = text.replace(form, REDACTED)
-        return text
+        return text if self._pattern is None else self._pattern.sub(REDACTED, text)
 
     def __call__(
         self, _logger: Any, _method: str, event: MutableMapping[str, Any]
     ) -> Mapping[str, Any]:
-        return {key: self._value(key, value) for key, value in event.items()}
+        return {self.clean(key): self._value(key, value) for key, value in event.items()}
 
     def _value(self, key: str, value: Any) -> Any:
         name = key.lower()
@@ -74,6 +70,28 @@ class Redaction:
         if value is None or isinstance(value, bool | int | float):
             return value
         return self.clean(text_of(value))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Patterns of a secret: itself, in an address or in JSON, and inside something in base64."""
+    yield "".join(_character(character) for character in secret)
+    data = secret.encode("utf-8", "surrogatepass")
+    for before in range(3):  # bytes in front of it, such as a user name, shift what it becomes
+        encoded = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
+        ends_apart = (before + len(data)) % 3 == 0
+        core = encoded[(0, 2, 3)[before] : len(encoded) if ends_apart else -1]
+        pattern = core.replace("+", "[+-]").replace("/", "[/_]")
+        yield pattern + ("" if ends_apart else "[A-Za-z0-9+/_-]?") + "={0,2}"
+
+
+def _character(character: str) -> str:
+    data = character.encode("utf-8", "surrogatepass")
+    encoded = "".join(f"%(?:{byte:02x}|{byte:02X})" for byte in data)
+    if character == " ":
+        return rf"(?: |\+|{encoded})"
+    if character.isascii() and character.isalnum():
+        return character
+    return rf"(?:\\*{re.escape(character)}|{encoded})"
 
 
 def text_of(value: object) -> str:

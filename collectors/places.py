@@ -25,7 +25,8 @@ def ledger_path(layers: Layers) -> Path:
         path = Path(str(named.text)).expanduser()
     else:
         path = _user_dir("XDG_DATA_HOME", "data") / "ledger.db"
-    return Path.cwd() / path
+    # The folder a command is called in may be gone, and matters to a relative path only.
+    return path if path.is_absolute() else Path.cwd() / path
 
 
 def _user_dir(variable: str, kind: str) -> Path:

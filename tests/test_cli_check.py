@@ -128,8 +128,10 @@ def test_what_would_be_read_from_where_is_listed(installation: Installation) -> 
     found = texts(check(installation), "Collectors", "ok")
 
     assert found == [
-        f"claude-code reads {installation.home}/.config/claude/projects,"
-        f" {installation.home}/.claude/projects"
+        (
+            f"claude-code reads {installation.home}/.config/claude/projects,"
+            f" {installation.home}/.claude/projects"
+        )
     ]
 
 
@@ -152,8 +154,10 @@ def test_sources_that_tell_of_the_same_use_are_named(installation: Installation)
     found = texts(check(installation), "Collectors", "note")
 
     assert found == [
-        "claude-stats and claude-code tell of the same use: claude-stats fills only days on which"
-        " claude-code has nothing"
+        (
+            "claude-stats and claude-code tell of the same use: claude-stats fills only days on"
+            " which claude-code has nothing"
+        )
     ]
 
 
@@ -198,7 +202,7 @@ def test_skipped_records_are_counted_by_reason_with_a_place(installation: Instal
     findings = check(installation)
 
     [finding] = [f for f in findings if f["section"] == "Ledger" and f["state"] == "warning"]
-    assert finding["text"] == "3 records of claude-code were skipped: not JSON"
+    assert finding["text"] == "3 records of claude-code skipped: not JSON"
     assert finding["hint"] == "such as in /logs/2.jsonl"
 
 
@@ -337,8 +341,10 @@ def test_what_leaves_the_machine_is_said_in_full(installation: Installation) -> 
         findings = check(installation, INFLUXDB_URL=url, HOST_NAME="laptop", PROJECT_TAG="hash")
 
     assert texts(findings, "What leaves this machine") == [
-        f"to {url} (this machine): token counts and amounts, tagged by provider, source, model,"
-        " project, host, account",
+        (
+            f"to {url} (this machine): token counts and amounts, tagged by provider, source, model,"
+            " project, host, account"
+        ),
         "projects are named as a hash (PROJECT_TAG)",
         "this machine is named laptop (HOST_NAME)",
         "no prompt, reply, path, session or key",

@@ -461,6 +461,17 @@ def test_a_report_beside_a_writer_reads_and_says_how_old_the_data_is(
     assert " d ago" in done.stderr
 
 
+def test_a_ledger_that_cannot_be_written_is_read_all_the_same(three_days: Installation) -> None:
+    three_days.ledger.with_name("ledger.db.lock").unlink()
+    three_days.ledger.with_name("ledger.db.lock").mkdir()  # no lock can be taken, not even by root
+
+    done = three_days.run("report", "daily", "--json")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["totals"]["requests"] == 5
+    assert "nothing new was taken in" in done.stderr
+
+
 # -- two periods ----------------------------------------------------------------------------------
 
 

@@ -170,6 +170,21 @@ def test_the_unpriced_are_listed_with_the_reason(installation: Installation) -> 
     assert "not split into input and output" in rows[1]["reason"]
 
 
+def test_the_unpriced_add_up_to_what_the_reports_say(installation: Installation) -> None:
+    installation.fill(
+        point("a", model=NOBODY, unsplit_tokens=40),
+        point("b", model=NOBODY, service_tier="priority", batch=True),
+        point("c", model=SONNET, unsplit_tokens=900),
+        point("d", model=SONNET),
+    )
+
+    rows = installation.json("prices", "--unpriced")["rows"]
+    totals = installation.json("report", "models", "--no-collect")["totals"]
+
+    assert sorted(row["tokens"] for row in rows) == [40, 110, 110, 900]
+    assert totals["unpriced_tokens"] == 40 + 110 + 110 + 900
+
+
 def test_with_every_token_priced_there_is_nothing_to_list(installation: Installation) -> None:
     installation.fill(point("a"))
 
@@ -263,7 +278,7 @@ def test_dead_letters_are_listed_with_what_the_server_said(installation: Install
     row: Row = next(
         each for each in ledger.outbox.due(number, 10, 0) if each.measurement == "token_usage"
     )
-    ledger.outbox.refuse(number, row, 400, f"field type {HOSTILE}", "refused")
+    ledger.outbox.refuse(number, [row], 400, f"field type {HOSTILE}", "refused")
     ledger.close()
 
     [letter] = installation.json("dead")["rows"]

@@ -110,7 +110,17 @@ def test_the_posix_ways_to_write_tz_are_understood(
 
 @pytest.mark.parametrize(
     "name",
-    ["Berlin", "Europe", "Europe/Nowhere", "../../etc/passwd", "/etc/passwd", "zone.tab", "a\0b", "CET-1CES", "é\udc80"],
+    [
+        "Berlin",
+        "Europe",
+        "Europe/Nowhere",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "zone.tab",
+        "a\0b",
+        "CET-1CES",
+        "é\udc80",
+    ],
 )
 def test_what_is_no_zone_is_refused_with_an_example(root: Path, name: str) -> None:
     with pytest.raises(SettingsError) as caught:

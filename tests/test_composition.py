@@ -96,9 +96,7 @@ def test_without_an_address_there_is_no_target(tmp_path: Path) -> None:
 def test_a_target_reads_its_token_anew_each_time_and_the_logs_learn_it(tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("first-token\n")
-    made = program(
-        tmp_path, INFLUXDB_URL="http://127.0.0.1:1", INFLUXDB_TOKEN_FILE=str(path)
-    )
+    made = program(tmp_path, INFLUXDB_URL="http://127.0.0.1:1", INFLUXDB_TOKEN_FILE=str(path))
     target = made.influx_target()
     assert target is not None
 

@@ -8,10 +8,11 @@ import os
 import signal
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from collectors.errors import LedgerLockedError, SettingsError
 from collectors.ledger.files import open_reader
 from collectors.web.control import ControlError
 from tests.support.collecting import Scripted, environment, finding, raising
-from tests.support.daemons import started
+from tests.support.daemons import started, until
 from tests.support.fault_server import BUCKET, ORG, TOKEN, FaultServer
 from tests.support.ledgers import ClaudeHome
 
@@ -38,13 +39,6 @@ def target(server: FaultServer) -> dict[str, str]:
         "INFLUXDB_BUCKET": BUCKET,
         "INFLUXDB_INTERVAL": "0.05",
     }
-
-
-async def until(holds: Callable[[], Any], limit: float = 15) -> None:
-    """Wait for something a process does."""
-    async with asyncio.timeout(limit):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 # -- a real process --------------------------------------------------------------------------------
@@ -186,7 +180,7 @@ async def test_a_place_where_no_socket_can_be_costs_only_the_socket(tmp_path: Pa
 
     async with started(environment(tmp_path, **FAST)) as daemon:
         await until(lambda: "control.unavailable" in daemon.said)
-        await until(lambda: (tmp_path / "data" / "ledger.db-wal").exists())
+        await until((tmp_path / "data" / "ledger.db-wal").exists)
         ended = await daemon.stop()
 
     assert ended.code == 0
@@ -218,7 +212,10 @@ class Wall:
 
 @asynccontextmanager
 async def exporter(
-    tmp_path: Path, *collectors: Any, wall: Wall | None = None, **settings: str
+    tmp_path: Path,
+    *collectors: Any,
+    wall: Wall | None = None,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Exporter]:
     """An exporter in this process, with these collectors instead of ours."""
     program = Program(environment(tmp_path, **settings), home=tmp_path, clock=wall or Wall())
@@ -248,7 +245,7 @@ async def test_once_collects_sends_and_reports_its_own_state(
 ) -> None:
     source = Scripted(finding("a", "b"), name="api")
 
-    async with exporter(tmp_path, source, **target(server)) as it:
+    async with exporter(tmp_path, source, settings=target(server)) as it:
         outcome = await it.once()
 
     assert outcome.flush is not None
@@ -269,7 +266,7 @@ async def test_a_collector_that_never_ran_is_not_reported_as_well(
     failing = Scripted(raising(ZeroDivisionError()), name="failing")
 
     with capture_logs():
-        async with exporter(tmp_path, absent, failing, **target(server)) as it:
+        async with exporter(tmp_path, absent, failing, settings=target(server)) as it:
             await it.once()
             health = await it._health({})
 
@@ -291,14 +288,16 @@ async def test_spend_is_worked_out_anew_when_something_changed_or_a_bucket_began
     source = Scripted(finding("a"), finding("b"), name="api")
     seen = []
 
-    async with exporter(tmp_path, source, wall=wall, **target(server)) as it:
+    async with exporter(tmp_path, source, wall=wall, settings=target(server)) as it:
         publisher = StatusPublisher(it)
         for step in (timedelta(), timedelta(), timedelta(seconds=40)):
             await it.orchestrator.run_once(source)
             wall.now += step
             lines = await publisher.lines()
             [line] = [x for x in lines if x.startswith("spend_status,") and "scope=all" in x]
-            seen.append({k: float(v) for k, v in (x.split("=") for x in line.split(" ")[1].split(","))})
+            seen.append(
+                {k: float(v) for k, v in (x.split("=") for x in line.split(" ")[1].split(","))}
+            )
 
     call = (100 * 3 + 10 * 15) / 1e6
     assert [round(x["today_usd"], 9) for x in seen] == [call, 2 * call, 0]
@@ -309,8 +308,9 @@ async def test_a_replay_owes_everything_again_and_wakes_the_writer(
     tmp_path: Path, server: FaultServer
 ) -> None:
     source = Scripted(finding("a"), name="api")
+    settings = {**target(server), "INFLUXDB_SETTLE": "0"}
 
-    async with exporter(tmp_path, source, **target(server), INFLUXDB_SETTLE="0") as it:
+    async with exporter(tmp_path, source, settings=settings) as it:
         await it.once()
         answer = await it._replay({})
         assert it.writer is not None
@@ -358,7 +358,7 @@ async def test_the_ledger_is_locked_while_it_is_open_and_free_afterwards(tmp_pat
 
 async def test_a_target_that_cannot_be_one_is_an_error_of_settings(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="INFLUXDB_URL holds a user name"):
-        async with exporter(tmp_path, INFLUXDB_URL="http://ada:canary@127.0.0.1:1"):
+        async with exporter(tmp_path, settings={"INFLUXDB_URL": "http://ada:canary@127.0.0.1:1"}):
             pass
 
 

@@ -123,6 +123,10 @@ def test_bound_context_is_part_of_every_line() -> None:
 
 FORMS = {
     "itself": SECRET,
+    "url_encoded_partly": "sk-canary/%2b%3D+0100",
+    "url_encoded_as_a_path": quote(SECRET),
+    "in_json_escaped": SECRET.replace("/", "\\/"),
+    "base64_for_urls": base64.urlsafe_b64encode(SECRET.encode()).decode(),
     "url_encoded": quote(SECRET, safe=""),
     "base64": base64.b64encode(SECRET.encode()).decode(),
     "base64_unpadded": base64.b64encode(SECRET.encode()).decode().rstrip("="),
@@ -134,6 +138,23 @@ def test_a_known_secret_is_taken_out_in_each_form_it_appears_in(name: str) -> No
     redaction = Redaction([SECRET])
 
     assert redaction.clean(f"a {FORMS[name]} b") == f"a {REDACTED} b"
+
+
+@pytest.mark.parametrize("user", ["", "a", "ab", "abc", "ada:", "grace"])
+@pytest.mark.parametrize("rest", ["", "x", "xy", "xyz"])
+@pytest.mark.parametrize(
+    "secret", ["sk-canary-1", "sk-canary-12", "sk-canary-123", "ключ-канарейка"]
+)
+def test_a_secret_inside_something_in_base64_is_taken_out(
+    user: str, rest: str, secret: str
+) -> None:
+    header = base64.b64encode(f"{user}{secret}{rest}".encode()).decode()
+
+    cleaned = Redaction([secret]).clean(f"Basic {header}")
+
+    kept = cleaned.removeprefix("Basic ").replace(REDACTED, "")
+    assert REDACTED in cleaned
+    assert len(kept) <= 4 * (len(user) + len(rest)) // 3 + 4
 
 
 def test_a_secret_that_holds_another_is_taken_out_as_a_whole() -> None:
@@ -169,7 +190,11 @@ def test_secrets_are_learned_while_running_and_short_ones_do_not_spoil_ordinary_
         ("ratio", 0.5, 0.5),
         ("ok", True, True),
         ("nothing", None, None),
-        ("headers", {"Authorization": "Bearer x", "Accept": "*"}, {"Authorization": REDACTED, "Accept": "*"}),
+        (
+            "headers",
+            {"Authorization": "Bearer x", "Accept": "*"},
+            {"Authorization": REDACTED, "Accept": "*"},
+        ),
         ("deep", {"a": [{"b": (f"x{SECRET}",)}]}, {"a": [{"b": [f"x{REDACTED}"]}]}),
         ("keys", {f"k {SECRET}": 1}, {f"k {REDACTED}": 1}),
         ("some", {f"{SECRET}"}, [REDACTED]),

@@ -74,7 +74,9 @@ async def test_a_collector_in_trouble_neither_delays_nor_ends_another(
 
         assert good.gaps == [10.0] * 360
         assert len(bad.started) > 3
-        assert it.orchestrator.health["bad"].consecutive_failures == it.orchestrator.health["bad"].runs
+        assert (
+            it.orchestrator.health["bad"].consecutive_failures == it.orchestrator.health["bad"].runs
+        )
         assert it.orchestrator.health["good"].error == ""
 
 
@@ -83,7 +85,9 @@ async def test_a_flood_of_batches_leaves_others_their_turn(tmp_path: Path) -> No
 
     async with running(tmp_path, Flooding(), good, intervals=Intervals(local=0.03)) as it:
         await it.run_for(0.6)
-        found = it.rows("SELECT count(*) FROM record JOIN series ON series.id=series WHERE source='good'")
+        found = it.rows(
+            "SELECT count(*) FROM record JOIN series ON series.id=series WHERE source='good'"
+        )
 
         assert len(good.started) >= 10
         assert found == [(9,)]
@@ -110,18 +114,26 @@ async def test_a_source_that_cannot_say_whether_it_is_there_is_run_and_fails_by_
 async def test_an_error_whose_own_text_is_broken_is_still_only_that_collectors(
     tmp_path: Path,
 ) -> None:
-    class Unspeakable(CollectError):
+    class UnspeakableError(CollectError):
         def __init__(self) -> None:
             pass
 
         def __str__(self) -> str:
             raise RuntimeError
 
-    class Endless(RateLimitedError):
+    class EndlessError(RateLimitedError):
         def __init__(self, retry_after: Any) -> None:
             self.retry_after = retry_after
 
-    odd = [raising(e) for e in (Unspeakable(), Endless(None), Endless("soon"), Endless(float("nan")))]
+    odd = [
+        raising(e)
+        for e in (
+            UnspeakableError(),
+            EndlessError(None),
+            EndlessError("soon"),
+            EndlessError(float("nan")),
+        )
+    ]
     bad = Scripted(*odd, name="bad")
 
     async with running(tmp_path, bad) as it:

@@ -182,9 +182,7 @@ def test_of_two_collectors_with_one_name_the_second_is_left_out_and_named(
     assert names(registry) == [*OURS, "my-tool"]
     assert type(registry.collectors[-1]).__module__ == "first"
     [problem] = registry.problems
-    assert str(problem) == (
-        "two collectors are named 'my-tool'; second:ToolCollector is left out"
-    )
+    assert str(problem) == ("two collectors are named 'my-tool'; second:ToolCollector is left out")
 
 
 def test_a_plug_in_cannot_take_the_place_of_one_of_ours(install: Install) -> None:
@@ -206,7 +204,7 @@ def test_sources_can_be_switched_on_and_off_by_name() -> None:
 @pytest.mark.parametrize("switch", ["only", "without"])
 def test_an_unknown_name_is_refused_with_those_there_are(switch: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        made(**{switch: ["claude-cod", "spool"]})
+        make_registry(Layers({}), Context(), **{switch: ["claude-cod", "spool"]})
 
     assert str(caught.value) == "there is no collector named claude-cod"
     assert caught.value.hint == "there are: claude-code, claude-stats, spool"

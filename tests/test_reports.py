@@ -43,7 +43,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def year_end(ledger: Ledger) -> Ledger:
     store(
         ledger,
-        *[point(when, when, input_tokens=tokens, output_tokens=0) for when, tokens in MOMENTS.items()],
+        *[
+            point(when, when, input_tokens=tokens, output_tokens=0)
+            for when, tokens in MOMENTS.items()
+        ],
         source=API,
     )
     return ledger
@@ -146,9 +149,7 @@ def test_a_week_that_is_cut_keeps_the_name_of_its_monday(year_end: Ledger) -> No
     assert found == {"2026-12-28": 28, "2027-01-04": 32}
 
 
-@pytest.mark.parametrize(
-    ("day", "hours"), [("2027-03-28", 23), ("2026-10-25", 25)]
-)
+@pytest.mark.parametrize(("day", "hours"), [("2027-03-28", 23), ("2026-10-25", 25)])
 def test_e3_a_long_and_a_short_day_hold_what_happened_in_their_hours(
     ledger: Ledger, day: str, hours: int
 ) -> None:

@@ -82,7 +82,9 @@ def test_the_nearest_of_all_places_wins(write: Write) -> None:
 
 def test_a_value_knows_where_it_was_found(write: Write, folders: tuple[Path, Path]) -> None:
     layers = write(
-        {"TOKENDASH_HOST_NAME": "a", "HOST_NAME": "b"}, env="TZ=UTC\n", yaml="settings: {log_level: debug}"
+        {"TOKENDASH_HOST_NAME": "a", "HOST_NAME": "b"},
+        env="TZ=UTC\n",
+        yaml="settings: {log_level: debug}",
     )
 
     settings = layers.load(Settings)
@@ -268,7 +270,9 @@ def test_a_secret_itself_comes_before_its_file_and_a_nearer_file_before_a_farthe
     path.write_text("t-file")
 
     assert token_of(write({"INFLUXDB_TOKEN": "t-own", "INFLUXDB_TOKEN_FILE": str(path)})) == "t-own"
-    assert token_of(write({"INFLUXDB_TOKEN_FILE": str(path)}, env="INFLUXDB_TOKEN=t-env")) == "t-file"
+    assert (
+        token_of(write({"INFLUXDB_TOKEN_FILE": str(path)}, env="INFLUXDB_TOKEN=t-env")) == "t-file"
+    )
 
 
 def test_a_setting_that_is_no_secret_has_no_file_form(write: Write, tmp_path: Path) -> None:
@@ -375,7 +379,9 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, value: str) -> None:
     assert f"{name} from environment ({name}): " in str(caught.value)
 
 
-@pytest.mark.parametrize(("hours", "seconds"), [("6", 21_600.0), ("0.5", 1_800.0), ("24", 86_400.0)])
+@pytest.mark.parametrize(
+    ("hours", "seconds"), [("6", 21_600.0), ("0.5", 1_800.0), ("24", 86_400.0)]
+)
 def test_an_interval_in_hours_by_its_older_name_is_understood(hours: str, seconds: float) -> None:
     layers = Layers({"SYNC_INTERVAL_HOURS": hours})
 
@@ -447,7 +453,10 @@ def test_a_wrong_option_is_named_by_what_the_user_wrote() -> None:
 def test_settings_are_frozen_and_never_print_a_secret() -> None:
     settings = Layers({"INFLUXDB_TOKEN": "sk-canary-0016"}).load(Settings)
 
-    assert "canary" not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert (
+        "canary"
+        not in f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    )
 
 
 def test_every_setting_is_described() -> None:
@@ -465,7 +474,11 @@ def test_finding_settings_needs_neither_pydantic_nor_yaml_when_there_is_no_yaml(
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
     )
 
     assert done.stdout.split() == ["UTC", "[]"]

@@ -66,7 +66,9 @@ def test_windows_are_local_days_weeks_and_months() -> None:
     found = windows(at_local("2026-11-24T10:02:30"), BERLIN)  # a Tuesday
 
     local = {
-        name: tuple(datetime.fromtimestamp(edge, BERLIN.zone).strftime("%m-%d %H:%M") for edge in edges)
+        name: tuple(
+            datetime.fromtimestamp(edge, BERLIN.zone).strftime("%m-%d %H:%M") for edge in edges
+        )
         for name, edges in found.items()
     }
     assert local == {
@@ -112,7 +114,9 @@ def test_e3_days_of_23_and_25_hours_are_whole_days(
         ("2026-03-30T12:00:00", "2026-03-29T12:05"),  # yesterday's clock, not 24 hours before
     ],
 )
-def test_yesterday_by_now_ends_with_the_bucket_of_the_same_time_of_day(now: str, until: str) -> None:
+def test_yesterday_by_now_ends_with_the_bucket_of_the_same_time_of_day(
+    now: str, until: str
+) -> None:
     found = windows(at_local(now), BERLIN)
 
     assert found["yesterday_so_far"][1] == int(at_local(until).timestamp())
@@ -196,7 +200,10 @@ def test_parts_are_hosts_and_accounts_and_each_scope_adds_up_to_all(ledger: Ledg
     spent(ledger, now, 4, account="org-b")
     spent(ledger, now, 8, provider="azure", account="org-a")
 
-    found = {part: units_of(spend).get("today") for part, spend in spend_status(ledger.db, now, BERLIN).items()}
+    found = {
+        part: units_of(spend).get("today")
+        for part, spend in spend_status(ledger.db, now, BERLIN).items()
+    }
 
     assert found[Part("openai", "laptop", "")] == 1
     assert found[Part("openai", "", "org-a")] == 2
@@ -257,7 +264,7 @@ def test_e3_in_any_zone_the_sum_of_days_is_the_total(
 
     total = reports.total_of(reports.report(ledger.db, calendar, by=()))
     per_period = {
-        period: reports.total_of(reports.report(ledger.db, calendar, period=period, by=("model",)))  # type: ignore[arg-type]
+        period: reports.total_of(reports.report(ledger.db, calendar, period=period, by=("model",)))
         for period in ("daily", "weekly", "monthly")
     }
 

@@ -232,7 +232,8 @@ GARBAGE = {
     "not_json": b"{",
     "empty": b"",
     "another_shape": b'{"a": 1}',
-    "no_number": b'[{"provider":"p","account":"a","window":"w","timestamp":"2026-03-10T12:00:00Z","used_ratio":"x"}]',
+    "no_number": b'[{"provider":"p","account":"a","window":"w",'
+    b'"timestamp":"2026-03-10T12:00:00Z","used_ratio":"x"}]',
     "not_text": b"\xff\xfe\x00",
     "too_large": b"[" + b" " * (70 << 10) + b"]",
     "deep": b"[" * 60_000,

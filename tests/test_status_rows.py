@@ -15,9 +15,7 @@ from collectors.outputs.status import ExporterState, StatusRows
 
 NOW = datetime(2026, 11, 24, 10, 2, 30, tzinfo=UTC)
 SLOT = datetime(2026, 11, 24, 10, 1, tzinfo=UTC)  # with the writer's offset never in the future
-STATE = ExporterState(
-    pending=3, dead_letters=1, unpriced_tokens=70, uptime_s=42, db_bytes=4_096
-)
+STATE = ExporterState(pending=3, dead_letters=1, unpriced_tokens=70, uptime_s=42, db_bytes=4_096)
 OFFSET = 7_000_000_123
 
 
@@ -64,7 +62,9 @@ def test_a_status_point_lies_at_the_start_of_the_minute_before_plus_the_writers_
 
 
 def test_a_well_collector_says_how_long_ago_it_succeeded() -> None:
-    well = Health("claude-code", runs=4, last_success=NOW.timestamp() - 12.4, records=9, duration=0.0126)
+    well = Health(
+        "claude-code", runs=4, last_success=NOW.timestamp() - 12.4, records=9, duration=0.0126
+    )
 
     row = rows(health=[well])[1]
 

@@ -280,11 +280,14 @@ def _ledger(report: Report, program: Program, light: Light) -> None:
     report.add(section, "ok", f"{path}, {info.st_size / 1e6:,.1f} MB")
     if lock.is_held():
         report.add(section, "ok", f"written by process {lock.holder() or '(not known)'}")
-    for side in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        if side.exists() and stat.S_IMODE(side.stat().st_mode) & 0o077:
-            report.add(
-                section, "warning", f"{side} can be read by other users", f"chmod 600 {side}"
-            )
+    sides = [each for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")) if each.exists()]
+    if any(stat.S_IMODE(each.stat().st_mode) & 0o077 for each in sides):
+        report.add(
+            section,
+            "warning",
+            f"{path} can be read by other users",
+            f"chmod 600 {' '.join(map(str, sides))}",
+        )
     _folder(report, path.parent)
     try:
         with contextlib.closing(light.open()) as db:
@@ -363,7 +366,7 @@ def _contents(report: Report, program: Program, db: sqlite3.Connection) -> None:
         report.add(
             section,
             "warning",
-            f"{count:,} records of {source} were skipped: {reason}",
+            f"{count:,} {'record' if count == 1 else 'records'} of {source} skipped: {reason}",
             f"such as in {place}" if place else "",
         )
 
@@ -375,7 +378,8 @@ def _backups(report: Report, program: Program) -> None:
         return
     age = (program.clock() - taken_at(found[0])).total_seconds()
     state: State = "warning" if age > _BACKUP_DAYS * 86_400 else "ok"
-    text = f"{len(found)} backups in {program.places.backups}, the newest {ago(age, exact=True)}"
+    word = "backup" if len(found) == 1 else "backups"
+    text = f"{len(found)} {word} in {program.places.backups}, the newest {ago(age, exact=True)}"
     report.add("Ledger", state, text)
 
 

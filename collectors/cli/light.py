@@ -12,8 +12,9 @@ from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 
-from collectors.cli.console import note
+from collectors.cli.console import note, visible
 from collectors.clock import Calendar, Clock, find_zone, system_clock
+from collectors.errors import LedgerError
 from collectors.layers import Layers, read_layers
 from collectors.ledger import glance
 from collectors.ledger.files import WriterLock, open_reader
@@ -68,9 +69,14 @@ class Light:
             from collectors.cli.running import collect_quietly
             from collectors.composition import Program
 
-            problem = collect_quietly(Program(self.environ, clock=self.clock))
+            try:
+                problem = collect_quietly(Program(self.environ, clock=self.clock))
+            except LedgerError as error:
+                if not self.ledger.exists():
+                    raise
+                problem = f"nothing new was taken in: {error}"
             if problem:
-                note(f"tokendash: {problem}")
+                note(f"tokendash: {visible(problem)}")
             if not lock.is_held():
                 return
         holder = lock.holder()

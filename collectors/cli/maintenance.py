@@ -16,12 +16,12 @@ import typer
 from collectors.cli.console import note, out
 from collectors.composition import Program
 from collectors.errors import LedgerLockedError, SettingsError, TokendashError
+from collectors.layers import REPOSITORY
 from collectors.ledger.backup import list_backups, write_copy
 from collectors.ledger.files import WriterLock, open_reader
 from collectors.ledger.prune import plan, prune
 from collectors.ledger.recovery import open_restored
 from collectors.ledger.store import Ledger
-from collectors.layers import REPOSITORY
 
 GRAFANA_PARTS = ("dashboards", "provisioning")
 
@@ -142,7 +142,7 @@ def prune_command(
 
 
 def stack() -> None:
-    """Connect this machine's agent logs to the compose stack: writes docker-compose.override.yml."""
+    """Connect this machine's logs to the compose stack: writes docker-compose.override.yml."""
     from collectors.cli.stack import describe, write_stack
 
     program = Program(os.environ)

@@ -6,6 +6,7 @@ set.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from collectors.settings import HOUR_ALIASES, Settings, fields_of, is_secret
 SHOWN_OF_SECRET = 4
 LONG_ENOUGH = 20
 PROGRAM = "tokendash"
+_PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")  # of an address, such as a proxy's
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple | set | frozenset):
-        return ",".join(str(item) for item in value)
-    return str(value)
+        return ",".join(written(item) for item in value)
+    return _PASSWORD.sub(r"\1set@", str(value))
 
 
 def masked(secret: str) -> str:

@@ -161,19 +161,19 @@ def unpriced_rows(light: Light, book: PriceBook) -> list[dict[str, Any]]:
             "speed": row.speed,
             "inference_geo": row.inference_geo,
             "batch": row.is_batch,
-            "tokens": row.tokens,
+            "tokens": tokens,
             "last_timestamp": datetime.fromtimestamp(
                 row.latest_ms // 1000, light.calendar.zone
             ).isoformat(),
-            "reason": _reason(row, book),
+            "reason": reason,
         }
         for row in found
+        for tokens, reason in ((row.tokens, _reason(row, book)), (row.unsplit_tokens, NOT_SPLIT))
+        if tokens
     ]
 
 
 def _reason(row: glance.Unpriced, book: PriceBook) -> str:
-    if row.tokens == row.unsplit_tokens:
-        return NOT_SPLIT
     attributes = PriceAttributes(
         row.provider, row.model, row.service_tier, row.speed, row.inference_geo, row.is_batch
     )

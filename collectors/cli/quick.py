@@ -241,7 +241,7 @@ def _print(status: Status, *, is_coloured: bool) -> None:
     out(f"ledger {visible(str(status.ledger))}{size}, days in {status.zone}")
     if status.periods:
         out()
-        head, *rest = _table_lines(_periods_table(status))
+        head, *rest = _table_lines(periods_table(status.periods))
         out("\n".join([*(paint(line, "1") for line in head), *rest]))
     if status.models:
         out()
@@ -298,10 +298,11 @@ def _meanings(sums: Sequence[Mapping[str, int]]) -> list[tuple[str, str]]:
     return found or [_MONEY[0]]
 
 
-def _periods_table(status: Status) -> Table:
-    meanings = _meanings(list(status.periods.values()))
+def periods_table(periods: Mapping[str, Mapping[str, int]]) -> Table:
+    """Requests, tokens and the meanings of money that occur, a row per period."""
+    meanings = _meanings(list(periods.values()))
     rows = []
-    for name, sums in status.periods.items():
+    for name, sums in periods.items():
         cells = [Cell(name.replace("_", " ")), tables.count(sums["requests"])]
         cells.append(tables.count(glance.total_tokens(sums)))
         rows.append(cells + _money(sums, [column for column, _ in meanings]))

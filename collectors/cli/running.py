@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +16,13 @@ from typing import Annotated, Any
 import typer
 
 from collectors import __version__
+from collectors.cli import tables
+from collectors.cli.console import note, out
+from collectors.cli.quick import periods_table
 from collectors.composition import Program
 from collectors.daemon import Exporter, Outcome, exit_code_of, opened, stop_on_signals
 from collectors.errors import LedgerLockedError
-from collectors.ledger import reports
+from collectors.ledger import glance
 from collectors.ledger.files import WriterLock, open_reader
 from collectors.ledger.guard import GuardedOutbox
 from collectors.ledger.store import Stored
@@ -66,10 +69,10 @@ def prepare_logs(program: Program, *, quiet: bool = False) -> None:
     level = "warning" if quiet and settings.log_level == "info" else settings.log_level
     configure_logs(level, settings.log_format, program.redaction)
     guard_process(program.redaction)
-    for note in program.layers.notes:
-        typer.echo(note, err=True)
+    for text in program.layers.notes:
+        note(text)
     for problem in program.registry.problems:
-        typer.echo(f"{problem}\n  {problem.hint}", err=True)
+        note(f"{problem}\n  {problem.hint}")
 
 
 # -- the daemon -----------------------------------------------------------------------------------
@@ -81,7 +84,7 @@ async def run_daemon(program: Program) -> int:
     signals = stop_on_signals(stop)  # first: opening a ledger that needs repair takes its time
     async with opened(program) as exporter:
         exporter.connect()
-        typer.echo(greeting(program), err=True)
+        note(greeting(program))
         await exporter.run(stop)
     return exit_code_of(signals)
 
@@ -113,43 +116,46 @@ def nothing_found(program: Program) -> list[str]:
 
 
 def _no_influxdb() -> str:
-    return "InfluxDB is not set: all is kept in the ledger, and the history follows once INFLUXDB_URL is set."
+    return (
+        "InfluxDB is not set: all is kept in the ledger, and the history follows once"
+        " INFLUXDB_URL is set."
+    )
 
 
 # -- once -----------------------------------------------------------------------------------------
 
 
 def run_once(program: Program) -> int:
+    """Collect once, send once, say what came of it; return the exit code."""
     outcome = asyncio.run(_collect_once(program))
     configured = {collector.name for collector in program.registry.configured()}
-    typer.echo(f"tokendash {__version__}, ledger {program.places.ledger}")
+    out(f"tokendash {__version__}, ledger {program.places.ledger}")
     if not configured - {"spool"}:
-        typer.echo("\n".join(nothing_found(program)))
+        out("\n".join(nothing_found(program)))
     failed = [health for health in outcome.health if health.error]
     for health in outcome.health:
         if health.runs and health.name != "spool":
             result = (
                 f"failed: {health.error}" if health.error else f"{health.records:,} records read"
             )
-            typer.echo(f"  {health.name:<14} {result}")
+            out(f"  {health.name:<14} {result}")
             if health.hint:
-                typer.echo(f"  {'':<14} {health.hint}")
+                out(f"  {'':<14} {health.hint}")
     with closing(open_reader(program.places.ledger)) as db:
         print_summary(program, db)
     if program.settings.influxdb_url:
         flush = outcome.flush
         if flush is not None and flush.error is not None:
-            typer.echo(
-                f"InfluxDB: {flush.error}; {flush.pending:,} points wait in the ledger", err=True
-            )
-            typer.echo(f"  {flush.error.hint}", err=True)
+            note(f"InfluxDB: {flush.error}; {flush.pending:,} points wait in the ledger")
+            note(f"  {flush.error.hint}")
             return EXIT_TARGET
         if flush is not None:
-            typer.echo(
-                f"InfluxDB: {flush.sent:,} points sent, {flush.refused:,} refused, {flush.pending:,} waiting"
+            out(
+                f"InfluxDB: {flush.sent:,} points sent, {flush.refused:,} refused,"
+                f" {flush.pending:,} waiting"
             )
     else:
-        typer.echo(_no_influxdb())
+        out(_no_influxdb())
     return EXIT_COLLECTOR if failed else 0
 
 
@@ -195,49 +201,28 @@ class _Progress:
         self._bar.stop()
 
 
-def print_summary(program: Program, db: Any) -> None:
-    """Today, the last seven days and the month, in the money meanings that occur."""
-    calendar = program.calendar
-    today = calendar.day_of(int(program.clock().timestamp()))
-    ranges = {
-        "today": today,
-        "last 7 days": today - timedelta(days=6),
-        "this month": today.replace(day=1),
-        "all time": None,
+def print_summary(program: Program, db: sqlite3.Connection) -> None:
+    """Today, the last seven days, the month and all time, in the money meanings that occur."""
+    start = program.calendar.day_start
+    today = program.calendar.day_of(int(program.clock().timestamp()))
+    end = start(today + timedelta(days=1))
+    periods = {
+        "today": glance.sums_of(db, start(today), end),
+        "last_7_days": glance.sums_of(db, start(today - timedelta(days=6)), end),
+        "this_month": glance.sums_of(db, start(today.replace(day=1)), end),
+        "all_time": glance.sums_of(db, 0, end),
     }
-    totals = {
-        name: reports.total_of(reports.report(db, calendar, since=since, until=today, by=()))
-        for name, since in ranges.items()
-    }
-    everything = totals["all time"]
-    if not everything.requests and not everything.total_tokens:
+    everything = periods["all_time"]
+    if not everything["requests"] and not glance.total_tokens(everything):
         return
-    columns: list[tuple[str, Callable[[reports.Usage], str]]] = [
-        ("requests", lambda u: f"{u.requests:,}"),
-        ("tokens", lambda u: f"{u.total_tokens:,}"),
-    ]
-    for title, name in (
-        ("paid", "cost_nano"),
-        ("subscription at list price", "api_equivalent_nano"),
-        ("list price, plan unknown", "plan_unknown_nano"),
-    ):
-        if getattr(everything, name):
-            columns.append((title, lambda u, name=name: f"${getattr(u, name) / reports.NANO:,.2f}"))  # type: ignore[misc]  # bound per column
-    if everything.unpriced_tokens:
-        columns.append(("unpriced tokens", lambda u: f"{u.unpriced_tokens:,}"))
-    cells = [["", *(title for title, _ in columns)]]
-    cells += [[name, *(show(usage) for _, show in columns)] for name, usage in totals.items()]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    typer.echo()
-    for row in cells:
-        first = row[0].ljust(widths[0])
-        rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        typer.echo("  ".join((first, *rest)))
-    typer.echo()
-    if everything.plan_unknown_nano:
-        typer.echo(
-            "How is Claude Code paid? Set CLAUDE_CODE_PLAN to api, pro, max5, max20 or team."
-        )
+    out()
+    for line in tables.plain_lines(periods_table(periods), is_tall=True):
+        out(line)
+    out()
+    if everything["unpriced_tokens"]:
+        out(f"{everything['unpriced_tokens']:,} tokens have no price and are in no amount.")
+    if everything["plan_unknown_nano"]:
+        out("How is Claude Code paid? Set CLAUDE_CODE_PLAN to api, pro, max5, max20 or team.")
 
 
 # -- dry run --------------------------------------------------------------------------------------
@@ -271,7 +256,7 @@ async def _print_lines(program: Program) -> list[Any]:
         while rows := outbox.due(target, 5_000, now):
             outbox.acknowledge(target, rows, now)
             for row in rows:
-                typer.echo(builder.line(row))
+                out(builder.line(row))
     return outcome.health
 
 

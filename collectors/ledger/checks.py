@@ -17,7 +17,7 @@ from collectors.ledger import records as r
 from collectors.ledger.dimensions import writer_offset
 from collectors.ledger.files import is_ours
 from collectors.ledger.identity import Identity, read_identity, seed_of, state_of, text_check
-from collectors.ledger.schema import BUCKET_COLUMNS, MIGRATIONS, RECORD_COLUMNS
+from collectors.ledger.schema import BUCKET_COLUMNS, MIGRATIONS, RECORD_COLUMNS, fingerprint
 
 SLICE_ROWS = 20_000
 START_ROWS = 100_000  # a ledger up to this size is checked whole before it is used
@@ -105,7 +105,7 @@ def verify_start(db: sqlite3.Connection, beside: Identity | None = None) -> list
         return [_explain(error)]
     if last <= START_ROWS:
         return verify(db, is_full_check=True, beside=beside)
-    steps = _guarded(db, (_identity(db, beside), _names(db), _newest(db, last)))
+    steps = _guarded(db, (_identity(db, beside), _schema(db), _names(db), _newest(db, last)))
     return [problem for step in steps for problem in step]
 
 
@@ -129,6 +129,7 @@ def passes(
         (
             _structure(db, "integrity_check" if is_full_check else "quick_check"),
             _identity(db, beside),
+            _schema(db),
             _names(db),
             _checked_rows(db),
             _record_rows(db),
@@ -150,6 +151,9 @@ def _guarded(db: sqlite3.Connection, parts: tuple[Iterator[list[str]], ...]) -> 
             yield from part
     except (sqlite3.Error, UnicodeDecodeError) as error:
         yield [_explain(error)]
+    except (TypeError, ValueError, AttributeError) as error:
+        # A damaged page gives text or nothing where the table's definition says a number.
+        yield [f"a value is of another type than its column ({type(error).__name__})"]
     finally:
         if own and db.in_transaction:
             db.execute("ROLLBACK")
@@ -172,6 +176,12 @@ def _identity(db: sqlite3.Connection, beside: Identity | None) -> Iterator[list[
         yield [] if beside is None else ["the ledger has no id, but one was here before"]
     elif beside is not None and found.ledger != beside.ledger:
         yield ["this is not the ledger that was here before (a file or -wal of another one)"]
+
+
+def _schema(db: sqlite3.Connection) -> Iterator[list[str]]:
+    noted = db.execute("SELECT value FROM meta WHERE name='schema'").fetchone()
+    is_same = noted is not None and noted[0] == fingerprint(db)
+    yield [] if is_same else ["the definitions of the tables are not what they were made as"]
 
 
 def is_older_copy(db: sqlite3.Connection, beside: Identity | None) -> bool:

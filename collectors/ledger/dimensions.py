@@ -89,7 +89,7 @@ def writer_offset(name: str) -> int:
 
 
 class Dimensions:
-    """Small integers for series, tags, contexts and tariffs, remembered while the ledger is open."""
+    """Small integers for series, tags, contexts and tariffs, remembered while a ledger is open."""
 
     def __init__(self, db: sqlite3.Connection, policy: TagPolicy, machine: str) -> None:
         self._db = db
@@ -156,16 +156,16 @@ class Dimensions:
     def _make_series(self, series: Series) -> int:
         writer = 0 if series.account else self.writer
         row = self._db.execute(
-            "SELECT id FROM series WHERE source=? AND provider=? AND model=? AND project=? AND host=?"
-            " AND account=? AND role=? AND writer=?",
+            "SELECT id FROM series WHERE source=? AND provider=? AND model=? AND project=?"
+            " AND host=? AND account=? AND role=? AND writer=?",
             (*series, writer),
         ).fetchone()
         if row:
             return int(row[0])
         tagset = self.tagset_for(series, writer)
         cursor = self._db.execute(
-            "INSERT INTO series(source, provider, model, project, host, account, role, writer, tagset)"
-            " VALUES(?,?,?,?,?,?,?,?,?)",
+            "INSERT INTO series(source, provider, model, project, host, account, role, writer,"
+            " tagset) VALUES(?,?,?,?,?,?,?,?,?)",
             (*series, writer, tagset),
         )
         return int(cursor.lastrowid or 0)
@@ -175,7 +175,8 @@ class Dimensions:
         found = self._series.get(number)
         if found is None:
             row = self._db.execute(
-                "SELECT source, provider, model, project, host, account, role FROM series WHERE id=?",
+                "SELECT source, provider, model, project, host, account, role FROM series"
+                " WHERE id=?",
                 (number,),
             ).fetchone()
             found = self._series[number] = Series(*row)

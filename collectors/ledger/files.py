@@ -1,4 +1,4 @@
-"""The ledger's files: created private, locked by one writer, opened with rules that lose nothing."""
+"""The ledger's files: made private, locked by one writer, opened so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def move_aside(path: Path, label: str) -> Path:
     aside = path.with_name(f"{path.name}.{label}")
     for suffix in SIDE_FILES:
         with contextlib.suppress(FileNotFoundError):
-            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
+            Path(f"{path}{suffix}").replace(f"{aside}{suffix}")
     return aside
 
 

@@ -193,21 +193,23 @@ class Unpriced(NamedTuple):
     speed: str
     inference_geo: str
     is_batch: bool
-    tokens: int
-    unsplit_tokens: int
+    tokens: int  # of records that no price was found for
+    unsplit_tokens: int  # in sums that have no price whatever the model's prices are
     latest_ms: int
 
 
 def unpriced(db: sqlite3.Connection) -> list[Unpriced]:
-    """Everything that has no price, most tokens first."""
+    """Everything that has no price, most tokens first; together as many as the buckets say."""
     rows = db.execute(
         "SELECT series.provider, series.model, coalesce(tariff.service_tier, ''),"
         " coalesce(tariff.speed, ''), coalesce(tariff.inference_geo, ''),"
-        " coalesce(tariff.batch, 0), sum(input_tokens + cache_read_tokens + cache_write_tokens"
-        " + output_tokens + unsplit_tokens) AS tokens, sum(unsplit_tokens), max(timestamp_ms)"
+        " coalesce(tariff.batch, 0), sum(CASE WHEN price=0 THEN input_tokens + cache_read_tokens"
+        " + cache_write_tokens + output_tokens ELSE 0 END) AS tokens,"
+        " sum(unsplit_tokens) AS unsplit, max(timestamp_ms)"
         " FROM record JOIN series ON series.id=record.series"
         " LEFT JOIN tariff ON tariff.id=record.tariff"
-        " WHERE record.price=0 AND series.role='primary'"
-        " GROUP BY 1, 2, 3, 4, 5, 6 HAVING tokens>0 ORDER BY tokens DESC, 1, 2"
+        " WHERE (record.price=0 OR record.unsplit_tokens>0) AND series.role='primary'"
+        " GROUP BY 1, 2, 3, 4, 5, 6 HAVING tokens + unsplit > 0"
+        " ORDER BY tokens + unsplit DESC, 1, 2"
     )
     return [Unpriced._make((*row[:5], bool(row[5]), *row[6:])) for row in rows]

@@ -180,17 +180,18 @@ class Outbox:
 
     def _owe_everything(self, target: int, frozen: int = 0) -> None:
         self._db.execute(
-            "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision, sent_revision)"
-            " SELECT DISTINCT ?, bucket.start, CASE series.role WHEN 'view' THEN ? ELSE ? END,"
-            " series.tagset, 1, 0 FROM bucket JOIN series ON series.id=bucket.series"
+            "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision,"
+            " sent_revision) SELECT DISTINCT ?, bucket.start,"
+            " CASE series.role WHEN 'view' THEN ? ELSE ? END, series.tagset, 1, 0 FROM bucket JOIN series ON series.id=bucket.series"
             " WHERE bucket.start >= ?",
             (target, VIEW, USAGE, frozen),
         )
         self._owe_days(target)
         for kind, code in _SNAPSHOTS.items():
             self._db.execute(
-                "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision, sent_revision)"
-                " SELECT ?, timestamp_ms / 1000, ?, tagset, 1, 0 FROM snapshot WHERE kind=?",
+                "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision,"
+                " sent_revision) SELECT ?, timestamp_ms / 1000, ?, tagset, 1, 0 FROM snapshot"
+                " WHERE kind=?",
                 (target, code, kind),
             )
 
@@ -204,8 +205,8 @@ class Outbox:
             )
         }
         self._db.executemany(
-            "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision, sent_revision)"
-            " VALUES(?,?,?,?,1,0)",
+            "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision,"
+            " sent_revision) VALUES(?,?,?,?,1,0)",
             [(target, start, DAILY, tagset) for start, tagset in days],
         )
 
@@ -263,7 +264,7 @@ class Outbox:
     # -- sending ---------------------------------------------------------------------------------
 
     def due(self, target: int, limit: int, now: float) -> list[Row]:
-        """Up to `limit` points to send: dirty ones newest first, then confirmations that are due."""
+        """Up to `limit` points to send: dirty ones newest first, then confirmations now due."""
         keys = [
             _Key(*row)
             for row in self._db.execute(

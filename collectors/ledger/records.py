@@ -107,4 +107,4 @@ def sums_of(row: Row) -> Sums:
     )
 
 
-assert len(BUCKET_COLUMNS) == SUMS_SQL.count("sum(")  # noqa: S101 - two spellings of one list
+assert len(BUCKET_COLUMNS) == SUMS_SQL.count("sum(")

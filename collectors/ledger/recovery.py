@@ -116,7 +116,15 @@ def open_checked(
         problems, notes = examine(path, is_suspect=is_suspect)
         if problems:
             rebuilt = rebuild(path, problems, now=now(), backups=backups, lock=lock)
-        ledger = open_ledger(lock)
+        try:
+            ledger = open_ledger(lock)
+        except sqlite3.DatabaseError as error:
+            if rebuilt is not None or not is_damage(error):
+                raise
+            # A writer reads more of a file than a reader does.
+            found = [f"opening for writing failed: {error}"]
+            rebuilt = rebuild(path, found, now=now(), backups=backups, lock=lock)
+            ledger = open_ledger(lock)
         try:
             if rebuilt is not None:
                 # The backup's memory of what was sent is older than what was sent.

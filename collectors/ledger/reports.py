@@ -146,20 +146,34 @@ def report(
     if first > last:
         return []
     names = [name for name in _DIMENSIONS if name in by]
-    columns = "".join(f"series.{name}, " for name in names)
-    group = ", ".join(str(index + 1) for index in range(len(names) + 1))
+    spans = _spans(calendar, period, first, last)
+    # Grouped by small integers in the database, by name here: half the time.
+    dimensions = {
+        row[0]: row[1:]
+        for row in db.execute(
+            f"SELECT id, {', '.join(names) or 'NULL'} FROM series WHERE role=?", (role,)
+        )
+    }
     rows = db.execute(
-        f"SELECT json_extract(span.value, '$[0]'), {columns}{_SUMS} FROM json_each(?) AS span"
-        " CROSS JOIN bucket ON bucket.start >= json_extract(span.value, '$[1]')"
-        " AND bucket.start < json_extract(span.value, '$[2]')"
-        " JOIN series ON series.id=bucket.series WHERE series.role=?"
-        f" GROUP BY {group} ORDER BY {group}",
-        (json.dumps(_spans(calendar, period, first, last)), role),
+        f"SELECT span.key, bucket.series, {_SUMS} FROM json_each(?) AS span"
+        " CROSS JOIN bucket ON bucket.start >= json_extract(span.value, '$[0]')"
+        " AND bucket.start < json_extract(span.value, '$[1]') GROUP BY 1, 2",
+        (json.dumps([span[1:] for span in spans]),),
     )
-    width = len(names) + 1
+    found: dict[tuple[int, tuple[str, ...]], Usage] = {}
+    for span, series, *sums in rows:
+        named = dimensions.get(series)
+        if named is None:
+            continue  # of another role
+        key = (span, named[: len(names)])
+        usage = Usage(*sums)
+        if key in found:
+            found[key].add(usage)
+        else:
+            found[key] = usage
     return [
-        ReportRow(row[0], dict(zip(names, row[1:width], strict=True)), Usage(*row[width:]))
-        for row in rows
+        ReportRow(spans[span][0], dict(zip(names, named, strict=True)), found[span, named])
+        for span, named in sorted(found)
     ]
 
 

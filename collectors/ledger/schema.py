@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from zlib import crc32
 
 from collectors.errors import LedgerTooNewError, NotALedgerError
 
@@ -88,7 +89,8 @@ CREATE TABLE price(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE record(id INTEGER PRIMARY KEY,
 {_integers(RECORD_COLUMNS)},
   row_check INTEGER NOT NULL,
-  CHECK(timestamp_ms >= 1577836800000), CHECK(cache_write_1h_tokens <= cache_write_tokens), CHECK(reasoning_tokens <= output_tokens),
+  CHECK(timestamp_ms >= 1577836800000), CHECK(cache_write_1h_tokens <= cache_write_tokens),
+  CHECK(reasoning_tokens <= output_tokens),
   UNIQUE(family, variant)) STRICT;
 CREATE INDEX record_fill ON record(bucket) WHERE {IS_FILL};
 CREATE TABLE variant(family INTEGER NOT NULL, variant INTEGER NOT NULL, point BLOB NOT NULL,
@@ -155,7 +157,8 @@ def identify(db: sqlite3.Connection, path: str) -> int:
         raise _not_a_ledger(path)
     if version > len(MIGRATIONS):
         raise LedgerTooNewError(
-            f"{path} was written by a newer tokendash (schema {version}, this one knows {len(MIGRATIONS)})",
+            f"{path} was written by a newer tokendash"
+            f" (schema {version}, this one knows {len(MIGRATIONS)})",
             "upgrade tokendash, or name another file by DB_PATH",
         )
     return version
@@ -168,6 +171,12 @@ def _not_a_ledger(path: str) -> NotALedgerError:
     )
 
 
+def fingerprint(db: sqlite3.Connection) -> str:
+    """A checksum over the text of every table and index: readers do not mind a damaged CHECK."""
+    rows = db.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name")
+    return str(crc32(repr(rows.fetchall()).encode()))
+
+
 def migrate(db: sqlite3.Connection, version: int) -> None:
     """Bring an opened ledger from `version` to the newest schema; all or nothing."""
     if version == len(MIGRATIONS):
@@ -178,6 +187,7 @@ def migrate(db: sqlite3.Connection, version: int) -> None:
             for statement in script.split(";\n"):
                 if statement.strip():
                     db.execute(statement)
+        db.execute("INSERT OR REPLACE INTO meta VALUES('schema', ?)", (fingerprint(db),))
         db.execute(f"PRAGMA application_id={APPLICATION_ID}")
         db.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
         db.execute("COMMIT")

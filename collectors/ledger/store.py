@@ -16,7 +16,13 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from collectors.base import AnyCollector
-from collectors.clock import BUCKET_SECONDS, EARLIEST_MS, Calendar
+from collectors.clock import (
+    BUCKET_SECONDS,
+    EARLIEST_MS,
+    LATEST_MS,
+    Calendar,
+    latest_event_ms,
+)
 from collectors.errors import LedgerError
 from collectors.ledger import records as r
 from collectors.ledger.dimensions import Dimensions, TagPolicy, machine_id
@@ -284,8 +290,8 @@ class Ledger:
         """Keep one line of history about a collector's run; the last 1,000 of each stay."""
         with self.transaction():
             self.db.execute(
-                "INSERT INTO run(collector, started_at, seconds, points, changed, skipped, error, hint)"
-                " VALUES(?,?,?,?,?,?,?,?)",
+                "INSERT INTO run(collector, started_at, seconds, points, changed, skipped, error,"
+                " hint) VALUES(?,?,?,?,?,?,?,?)",
                 (
                     collector,
                     started_at,
@@ -772,7 +778,7 @@ class Ledger:
         pairs = tuple(sorted((key, canonical(text)) for key, text in tags))
         tagset = self.dimensions.make_tagset(pairs, 0)
         stamp = int(point.timestamp.timestamp()) * 1000
-        if stamp < EARLIEST_MS:
+        if not EARLIEST_MS <= stamp < LATEST_MS:
             return 0
         row = (
             kind,

@@ -1,4 +1,4 @@
-"""A7: a configuration with broken sources starts soon, floods no log, and delays no other source."""
+"""A7: with broken sources a start is soon, the log is short, and no other source waits."""
 
 from __future__ import annotations
 
@@ -147,5 +147,5 @@ async def test_a7_broken_sources_are_named_once_and_others_are_read_at_once(tmp_
 async def test_a7_the_check_catches_one_failure_being_everybodys(tmp_path: Path) -> None:
     ended, _, _, found = await run_broken(tmp_path, mutant="one_for_all")
 
-    assert ended.code == 1
+    assert ended.code not in (0, 3)
     assert found < 40

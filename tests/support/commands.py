@@ -63,4 +63,3 @@ class Installation:
         done = self.run(*arguments, "--json", **environ)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
-

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,17 @@ class Ended:
     code: int
     seconds: float  # since it was told to, or since it was started
     error: str  # what it wrote to stderr
+
+
+async def until(holds: Callable[[], Any], limit: float = 15) -> None:
+    """Wait for something that another process does.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    async with asyncio.timeout(limit):
+        while not holds():  # noqa: ASYNC110 - a process sets no event
+            await asyncio.sleep(0.01)
 
 
 class Daemon:
@@ -114,7 +125,7 @@ def _ignores_signals() -> None:
     """No signal is handled."""
     from collectors.cli import running
 
-    running.stop_on_signals = lambda _stop: []
+    setattr(running, "stop_on_signals", lambda _stop: [])  # noqa: B010 - not one of its own names
 
 
 def _waits_for_ever() -> None:
@@ -137,7 +148,53 @@ def _one_for_all() -> None:
     Orchestrator._settle = settle  # type: ignore[method-assign]
 
 
+def _no_redaction() -> None:
+    """Logs and the ledger are told what was said, as it was said."""
+    from collectors.logs import Redaction
+
+    def wrong(self: Redaction, text: str) -> str:
+        return text
+
+    Redaction.clean = wrong  # type: ignore[method-assign]
+
+
+def _shows_locals() -> None:
+    """Tracebacks are structlog's own, with what local variables held."""
+    import structlog
+
+    from collectors import logs
+
+    wrong = structlog.tracebacks.ExceptionDictTransformer(show_locals=True)
+    setattr(logs, "ExceptionDictTransformer", lambda **_: wrong)  # noqa: B010 - likewise
+
+
+def _quotes_lines() -> None:
+    """A line that cannot be understood is quoted where it is counted."""
+    from collectors.agents import jsonl
+    from collectors.errors import FormatError
+
+    def wrong(line: Any) -> Any:
+        raise FormatError(f"not JSON: {bytes(line)!r}")
+
+    from collectors.agents import claude_code
+
+    jsonl.lenient = claude_code.lenient = wrong  # type: ignore[attr-defined]
+
+
+def _by_wall_clock() -> None:
+    """Intervals are counted by the wall clock."""
+
+    def wrong(self: asyncio.BaseEventLoop) -> float:
+        return time.time()
+
+    asyncio.BaseEventLoop.time = wrong  # type: ignore[method-assign]
+
+
 MUTANTS = {
+    "no_redaction": _no_redaction,
+    "shows_locals": _shows_locals,
+    "quotes_lines": _quotes_lines,
+    "by_wall_clock": _by_wall_clock,
     "ignores_signals": _ignores_signals,
     "waits_for_ever": _waits_for_ever,
     "one_for_all": _one_for_all,
