@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -21,6 +22,8 @@ from collectors.composition import Program
 from collectors.insights.spend import ALL, Part, Spend, spend_status
 from collectors.ledger import reports
 from collectors.ledger.backup import backup, is_due
+from collectors.ledger.checks import passes
+from collectors.ledger.files import open_reader
 from collectors.ledger.guard import GuardedLedger, GuardedOutbox
 from collectors.ledger.prune import prune
 from collectors.ledger.store import Ledger, Stored
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
 
 STATUS_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 3600.0
-STOP_SECONDS = 4.0
+DAY_SECONDS = 86_400.0
+STOP_SECONDS = 3.0
 
 
 @dataclass
@@ -72,6 +76,7 @@ class Exporter:
         self.writer: InfluxWriter | None = None
         self._log = structlog.get_logger()
         self._changes = 0
+        self._checked_at = float("-inf")
 
     def _stored(self, then: Callable[[str, Stored], None] | None) -> Callable[[str, Stored], None]:
         def note(name: str, stored: Stored) -> None:
@@ -167,23 +172,44 @@ class Exporter:
             await self.writer.send_gauges(await publisher.lines())
 
     async def _keep(self) -> None:
-        """The daily backup; opening and checking it is also the daily check of everything."""
-        places, settings = self.program.places, self.program.settings
+        """Once a day: a full check, a backup, and the folding of old detail if that is wanted."""
         now = self.program.clock()
-        if not is_plausible(now) or not is_due(places.backups, now):
+        if not is_plausible(now):
             return
+        if time.monotonic() - self._checked_at >= DAY_SECONDS:
+            await self._check()
+            self._checked_at = time.monotonic()
+        if is_due(self.program.places.backups, now):
+            await self._back_up(now)
+            await self._fold(now)
+
+    async def _check(self) -> None:
         # A connection of its own in another thread: collecting does not wait for it.
+        problems = await asyncio.to_thread(_problems, self.program.places.ledger)
+        if problems:
+            self._log.error(
+                "ledger.damaged",
+                problem=problems[0],
+                count=len(problems),
+                hint="stop tokendash and run `tokendash restore`",
+            )
+
+    async def _back_up(self, now: datetime) -> None:
+        places, settings = self.program.places, self.program.settings
         path = await asyncio.to_thread(
             backup, places.ledger, places.backups, keep=settings.backup_keep, now=now
         )
         self._log.info("backup.written", path=str(path))
-        days = settings.history_retention_days
-        if days:
-            # After the day's backup, which still holds the detail that is folded now.
-            before_ms = int((now - timedelta(days=days)).timestamp() * 1000)
-            done = await self.thread.run(self.ledger.run, lambda ledger: prune(ledger, before_ms))
-            if done.records:
-                self._log.info("detail.folded", records=done.records, became=done.became)
+
+    async def _fold(self, now: datetime) -> None:
+        """After the day's backup, which still holds the detail that is folded now."""
+        days = self.program.settings.history_retention_days
+        if not days:
+            return
+        before_ms = int((now - timedelta(days=days)).timestamp() * 1000)
+        done = await self.thread.run(self.ledger.run, lambda ledger: prune(ledger, before_ms))
+        if done.records:
+            self._log.info("detail.folded", records=done.records, became=done.became)
 
     # -- commands that arrive over the control socket --------------------------------------------
 
@@ -236,6 +262,11 @@ class Exporter:
         if self.writer is not None:
             self.writer.wake.set()
         return {}
+
+
+def _problems(path: Path) -> list[str]:
+    with contextlib.closing(open_reader(path)) as db:
+        return [problem for found in passes(db, is_full_check=True) for problem in found]
 
 
 class StatusPublisher:

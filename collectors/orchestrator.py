@@ -20,7 +20,7 @@ from collectors.base import AnyCollector, Batch
 from collectors.clock import Clock
 from collectors.errors import AuthError, CollectError, RateLimitedError, TokendashError
 from collectors.ledger.billing import settle_unknown
-from collectors.ledger.guard import GuardedLedger
+from collectors.ledger.guard import GuardedLedger, LedgerRebuiltError
 from collectors.ledger.store import Source, Stored
 from collectors.ledger.thread import LedgerThread
 from collectors.logs import text_of
@@ -147,6 +147,8 @@ class Orchestrator:
             failure = error  # nobody cancelled us: the collector did that by itself
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a collector may raise anything
             failure = error
+            if isinstance(error, LedgerRebuiltError):
+                self._settled.clear()  # a backup may hold use whose plan was not known yet
         health.duration = loop.time() - started
         health.records = stored.points
         was_failing = health.consecutive_failures > 0

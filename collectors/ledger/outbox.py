@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from collectors.clock import Calendar
 from collectors.ledger.dimensions import Dimensions, Series, Tags, decode_tags
@@ -182,8 +182,8 @@ class Outbox:
         self._db.execute(
             "INSERT OR IGNORE INTO sent(target, start, measurement, tagset, revision,"
             " sent_revision) SELECT DISTINCT ?, bucket.start,"
-            " CASE series.role WHEN 'view' THEN ? ELSE ? END, series.tagset, 1, 0 FROM bucket JOIN series ON series.id=bucket.series"
-            " WHERE bucket.start >= ?",
+            " CASE series.role WHEN 'view' THEN ? ELSE ? END, series.tagset, 1, 0"
+            " FROM bucket JOIN series ON series.id=bucket.series WHERE bucket.start >= ?",
             (target, VIEW, USAGE, frozen),
         )
         self._owe_days(target)
@@ -372,14 +372,23 @@ class Outbox:
 
     def acknowledge(self, target: int, rows: Sequence[Row], now: float) -> None:
         """Note that the server took these revisions; a second time means confirmed."""
-        self._transact(
-            "UPDATE sent SET sent_at = CASE WHEN sent_revision=?1 THEN NULL ELSE ?2 END,"
-            " sent_revision=?1 WHERE target=?3 AND start=?4 AND measurement=?5 AND tagset=?6",
-            [
-                (row.revision, now, target, row.start, row.series % 8, row.series // 8)
-                for row in rows
-            ],
-        )
+        keys = [(target, row.start, row.series % 8, row.series // 8) for row in rows]
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany(
+                "UPDATE sent SET sent_at = CASE WHEN sent_revision=?1 THEN NULL ELSE ?2 END,"
+                " sent_revision=?1 WHERE target=?3 AND start=?4 AND measurement=?5 AND tagset=?6",
+                [(row.revision, now, *key) for row, key in zip(rows, keys, strict=True)],
+            )
+            if self.dead_count(target):  # what was refused once and is taken now is alive
+                self._db.executemany(
+                    "DELETE FROM dead WHERE target=? AND start=? AND measurement=? AND tagset=?",
+                    keys,
+                )
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._go_back()
+            raise
 
     def refuse(
         self, target: int, rows: Sequence[Row], status: int, message: str, kind: str
@@ -398,15 +407,6 @@ class Outbox:
                 " AND measurement=? AND tagset=?",
                 [(row.revision, *key) for row, key in zip(rows, keys, strict=True)],
             )
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._go_back()
-            raise
-
-    def _transact(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            self._db.executemany(statement, rows)
             self._db.execute("COMMIT")
         except BaseException:
             self._go_back()

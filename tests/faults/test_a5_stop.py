@@ -81,7 +81,7 @@ def _has_the_lock(path: Path, daemon: Daemon) -> bool:
 
 
 async def test_a5_a_stop_at_any_moment_ends_in_order_and_loses_nothing(tmp_path: Path) -> None:
-    ended, home = await stops_at_random(tmp_path, 8)
+    ended, home = await stops_at_random(tmp_path, 6)
     home.finish()
     async with started(settings(tmp_path), "run", "--once") as last:
         await last.ended()
@@ -134,7 +134,7 @@ async def test_a5_the_stuck_thread_catches_a_program_without_a_limit(
 ) -> None:
     async with stuck_daemon(tmp_path, "waits_for_ever") as daemon:
         with pytest.raises(TimeoutError):
-            await daemon.stop(limit=5)
+            await daemon.stop(limit=4.5)
 
 
 async def test_a5_a_second_signal_ends_at_once(tmp_path: Path) -> None:

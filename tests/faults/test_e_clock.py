@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from tests.support.daemons import started, until
 from tests.support.fault_server import BUCKET, ORG, TOKEN, FaultServer
 from tests.support.ledgers import LATEST, ClaudeHome, open_ledger, point, store
 
-STEPS = ("-1h", "+400d", "+0", "-1h")
+STEPS = ("-1h", "+400d", "-1h")
 BERLIN = Calendar(ZoneInfo("Europe/Berlin"))
 
 
@@ -133,8 +134,11 @@ async def test_e1_the_steps_catch_intervals_by_the_wall_clock(tmp_path: Path) ->
         await daemon.ready()
         file.write_text("-1h")
         home.append(10)
+        with suppress(TimeoutError):  # a run that was under way may still see these
+            await until(lambda: requests(tmp_path) == 10, 1)
+        home.append(10)
         with pytest.raises(TimeoutError):
-            await until(lambda: requests(tmp_path) == 10, 4)
+            await until(lambda: requests(tmp_path) == 20, 3)
 
 
 class NeverBack(StatusRows):
