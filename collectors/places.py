@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from collectors.errors import SettingsError
 from collectors.layers import Layers
 
 NAME = "tokendash"
@@ -22,7 +23,13 @@ def ledger_path(layers: Layers) -> Path:
     """The ledger's place: DB_PATH, else the user's data folder."""
     named = layers.find("DB_PATH")
     if named is not None:
-        path = Path(str(named.text)).expanduser()
+        try:
+            path = Path(str(named.text)).expanduser()
+        except RuntimeError:  # the home of a user that is not there
+            raise SettingsError(
+                f"DB_PATH from {named.origin} names the home of a user there is none of",
+                "write the whole path",
+            ) from None
     else:
         path = _user_dir("XDG_DATA_HOME", "data") / "ledger.db"
     # The folder a command is called in may be gone, and matters to a relative path only.

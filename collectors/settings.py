@@ -101,6 +101,25 @@ class Settings(BaseModel):
     )
 
 
+class StackSettings(BaseModel):
+    """Settings of the compose stack only; docker compose and its set-up service read them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    grafana_port: int = Field(3456, description="Port of Grafana on this machine")
+    grafana_password: SecretStr = Field(
+        SecretStr(""), description="Grafana's first password; default: a random one"
+    )
+    influxdb_retention: str = Field(
+        "", description="How long InfluxDB keeps points, such as `52w`; default: for ever"
+    )
+    influxdb_admin_token: SecretStr = Field(
+        SecretStr(""), description="An operator token, to recover lost secrets only"
+    )
+    host_uid: int = Field(1000, description="User the collector runs as; `tokendash stack` knows")
+    host_gid: int = Field(1000, description="Group the collector runs as; `tokendash stack` knows")
+
+
 HOUR_ALIASES = {"SYNC_INTERVAL_HOURS": "COLLECT_INTERVAL"}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from collectors.cli.check import Report, filesystem_of
+from collectors.cli.options import own_kinds, unknown_names
+from collectors.layers import read_layers
 from collectors.ledger.backup import backup
 from collectors.ledger.files import WriterLock
 from collectors.ledger.store import Stored
@@ -383,3 +385,15 @@ def test_hostile_names_do_not_reach_the_terminal(installation: Installation) -> 
     assert "\x1b" not in done.stdout
     assert "\u202e" not in done.stdout
     assert "\\u202egpj.exe" in done.stdout
+
+
+def test_a_name_in_a_settings_file_that_nothing_reads_is_warned_of(tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    folder.mkdir()
+    path = folder / ".env"
+    path.write_text("INFLUX_URL=http://127.0.0.1:1\nCOLLECT_INTERVAL=60\nGRAFANA_PORT=3000\n")
+    path.chmod(0o600)
+
+    layers = read_layers({}, config_dir=folder, repository=tmp_path)
+
+    assert unknown_names(layers, own_kinds()) == {str(path): ["INFLUX_URL"]}

@@ -96,9 +96,7 @@ def test_the_tables_of_the_readme_have_a_row_for_everything() -> None:
 
     assert "| `COLLECT_INTERVAL` | `300` | Seconds between two runs of a collector |" in settings
     assert "| `claude-code` | Claude Code's transcripts" in collectors
-    assert settings.count("\n") + 1 == 2 + len(options.program_options()) + len(
-        options.collector_options(options.own_kinds())
-    )
+    assert settings.count("\n") + 1 == 2 + len(options.documented_options())
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from hypothesis.stateful import (
 from collectors.agents import tail
 from collectors.agents.claude_code import ClaudeCodeCollector
 from collectors.agents.tail import LineReader, LogFile, Progress
-from collectors.agents.tree import list_logs
+from collectors.agents.tree import LogTree, list_logs
 from collectors.base import Context
 from collectors.ledger.store import Ledger
 from tests.support import reading
@@ -155,6 +156,40 @@ def test_roots_that_overlap_or_repeat_list_each_file_once(tmp_path: Path) -> Non
         assert [log.path for log in list_logs(order, lambda _: True).files] == [
             str(inner / "x.jsonl")
         ]
+
+
+def test_a_tree_that_is_looked_at_again_and_again_shows_what_is_there_now(tmp_path: Path) -> None:
+    tree = LogTree(lambda name: name.endswith(".jsonl"))
+    random_ = random.Random(5)
+    root = tmp_path / "root"
+    folders = [root, root / "a", root / "a" / "b", root / "c"]
+    for _ in range(300):
+        folder = random_.choice(folders)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{random_.randrange(4)}.jsonl"
+        step = random_.randrange(6)
+        if step == 0 and folder != root:
+            shutil.rmtree(folder)
+        elif step == 1:
+            path.unlink(missing_ok=True)
+        elif step == 2 and path.exists():
+            path.rename(path.with_name("moved.jsonl"))
+        else:
+            with path.open("ab") as file:
+                file.write(b"x")
+        if random_.random() < 0.5:  # old enough for the folder to be remembered
+            for each in folders:
+                if each.exists():
+                    os.utime(each, ns=(0, each.stat().st_mtime_ns - 3_000_000_000))
+
+        remembered = tree.look([str(root)])
+
+        assert sorted(remembered.files) == sorted(
+            list_logs([str(root)], lambda name: name.endswith(".jsonl")).files
+        )
+        assert sorted(log.path for log in remembered.files) == sorted(
+            str(path) for path in root.rglob("*.jsonl")
+        )
 
 
 def test_an_unchanged_file_is_not_opened_again(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import typer
 from collectors import __version__
 from collectors.cli.console import has_colour, out, out_json, terminal_width, visible
 from collectors.cli.light import Light, ago
+from collectors.cli.options import own_kinds, unknown_names
 from collectors.cli.prices import unpriced_rows
 from collectors.cli.views import provider_rows, reading
 from collectors.composition import Program
@@ -164,6 +165,14 @@ def _settings(report: Report, program: Program) -> None:
         report.add(section, "note", f"no .env or tokendash.yaml in {program.config_dir}")
     for text in program.layers.notes:
         report.add(section, "warning", text)
+    kinds = [type(collector) for collector in program.registry.collectors]
+    for origin, names in unknown_names(program.layers, [*own_kinds(), *kinds]).items():
+        report.add(
+            section,
+            "warning",
+            f"{origin} sets {', '.join(names)}, which nothing reads",
+            "`tokendash config` lists the names there are",
+        )
     report.add(section, "ok", f"days are cut in {program.calendar.zone}")
     for problem in program.registry.problems:
         report.blame(section, problem)

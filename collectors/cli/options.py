@@ -18,13 +18,14 @@ from pydantic.fields import FieldInfo
 
 from collectors.base import AnyCollector
 from collectors.errors import SettingsError
-from collectors.layers import Layers
+from collectors.layers import PREFIX, Layers
 from collectors.registry import collector_types, env_prefix
-from collectors.settings import HOUR_ALIASES, Settings, fields_of, is_secret
+from collectors.settings import HOUR_ALIASES, Settings, StackSettings, fields_of, is_secret
 
 SHOWN_OF_SECRET = 4
 LONG_ENOUGH = 20
 PROGRAM = "tokendash"
+STACK = "docker compose"
 _PASSWORD = re.compile(r"(://[^/@:\s]*:)[^/@\s]+@")  # of an address, such as a proxy's
 
 
@@ -112,6 +113,29 @@ def collector_options(kinds: Sequence[type[AnyCollector]]) -> list[Option]:
     return list(found.values())
 
 
+def stack_options() -> list[Option]:
+    """Settings that only the compose stack reads."""
+    return [Option(STACK, name, key, info) for key, name, info in fields_of(StackSettings, "")]
+
+
+def documented_options() -> list[Option]:
+    """Every setting of the program, its own collectors and the stack."""
+    return program_options() + collector_options(own_kinds()) + stack_options()
+
+
+def unknown_names(layers: Layers, kinds: Sequence[type[AnyCollector]]) -> dict[str, list[str]]:
+    """Names in settings files that nothing reads, by file: a typing error would pass in silence."""
+    options = program_options() + collector_options(kinds) + stack_options()
+    known = {option.name for option in options} | set(HOUR_ALIASES)
+    known |= {f"{option.name}_FILE" for option in options if option.is_secret}
+    found = {}
+    for origin, values in layers.files:
+        names = [name for name in values if name.removeprefix(PREFIX) not in known]
+        if names:
+            found[origin] = sorted(names)
+    return found
+
+
 def own_kinds() -> list[type[AnyCollector]]:
     """The collectors that come with the program, whatever else is installed."""
     return [
@@ -152,7 +176,7 @@ _ENV_HEAD = """\
 def env_example() -> str:
     """The content of `.env.example`."""
     lines = [_ENV_HEAD]
-    lines += [_env_entry(x) for x in program_options() + collector_options(own_kinds())]
+    lines += [_env_entry(option) for option in documented_options()]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -173,7 +197,7 @@ def _env_entry(option: Option) -> str:
 def settings_table() -> str:
     """The table of settings in the README."""
     rows = ["| Setting | Default | What it does |", "|---|---|---|"]
-    for option in program_options() + collector_options(own_kinds()):
+    for option in documented_options():
         default = f"`{option.default}`" if option.default and not option.is_secret else ""
         text = _cell(option.description)
         if option.owner != PROGRAM:

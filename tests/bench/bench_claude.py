@@ -88,7 +88,7 @@ def is_exact(corpus: Path, ledger: Path) -> bool:
     ).fetchone()
     db.close()
     names = ("requests", "input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
-    return row == tuple(truth[name] for name in (*names, "reasoning"))
+    return bool(row == tuple(truth[name] for name in (*names, "reasoning")))
 
 
 def scan_and_commit(corpus: Path, ledger: Path) -> float:
