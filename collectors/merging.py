@@ -56,15 +56,20 @@ def absorb(kept: TokenUsagePoint, other: TokenUsagePoint) -> None:
     if stated is not None and (kept.stated_cost_usd is None or stated > kept.stated_cost_usd):
         kept.stated_cost_usd = stated
     theirs, mine = other.timestamp_ms, kept.timestamp_ms
+    kept.billing = min(kept.billing or other.billing, other.billing or kept.billing)
     kept.latest = max(kept.latest or mine, other.latest or theirs)
     if theirs < mine or (theirs == mine and _identity(other) < _identity(kept)):
-        kept.timestamp = theirs
-        kept.provider, kept.model = other.provider, other.model
-        kept.session, kept.project = other.session, other.project
-        kept.branch, kept.user, kept.account = other.branch, other.user, other.account
-        kept.service_tier, kept.speed = other.service_tier, other.speed
-        kept.inference_geo, kept.batch = other.inference_geo, other.batch
-        kept.billing = other.billing
+        _follow(kept, other)
+
+
+def _follow(kept: TokenUsagePoint, earlier: TokenUsagePoint) -> None:
+    """Take over when and where a call was seen first."""
+    kept.timestamp = earlier.timestamp_ms
+    kept.provider, kept.model = earlier.provider, earlier.model
+    kept.session, kept.project = earlier.session, earlier.project
+    kept.branch, kept.user, kept.account = earlier.branch, earlier.user, earlier.account
+    kept.service_tier, kept.speed = earlier.service_tier, earlier.speed
+    kept.inference_geo, kept.batch = earlier.inference_geo, earlier.batch
 
 
 def resolve(variants: Mapping[int, TokenUsagePoint]) -> dict[int, TokenUsagePoint]:
@@ -110,5 +115,4 @@ def _identity(point: TokenUsagePoint) -> tuple[str | bool, ...]:
         point.service_tier,
         point.speed,
         point.inference_geo,
-        point.billing,
     )

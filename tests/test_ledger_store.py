@@ -100,7 +100,7 @@ def test_an_earlier_sighting_moves_the_call_to_its_bucket_and_empties_the_other(
     store(ledger, point(when="2026-03-02T10:02"))
 
     rows = ledger.db.execute("SELECT start, requests, input_tokens FROM bucket ORDER BY start")
-    assert rows.fetchall() == [(UTC_TEN, 1, 100), (UTC_TEN + 300, 0, 0)]
+    assert rows.fetchall() == [(UTC_TEN, 1, 100)]
 
 
 def test_a_difference_between_buckets_makes_both_dirty_and_the_old_one_zero(

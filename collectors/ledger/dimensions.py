@@ -230,7 +230,7 @@ class Dimensions:
 
     def _tagset_count(self, writer: int) -> int:
         row = self._db.execute(
-            "SELECT count(DISTINCT tagset) FROM series WHERE writer=?", (writer,)
+            "SELECT count(DISTINCT tagset) FROM series WHERE writer=? AND tagset<>0", (writer,)
         ).fetchone()
         return int(row[0])
 

@@ -25,9 +25,9 @@ from collectors.ledger.backup import backup_folder, write_copy
 from collectors.ledger.checks import is_damage, is_full, is_io_error
 from collectors.ledger.files import SPARE_BYTES, WriterLock
 from collectors.ledger.recovery import Opened, Rebuilt, open_checked
-from collectors.ledger.store import Ledger, Source, Stored
+from collectors.ledger.store import Ledger, Source, Stored, refusal_of
 from collectors.measurements import Row
-from collectors.points import Point, Refusal
+from collectors.points import Point
 
 T = TypeVar("T")
 
@@ -229,7 +229,7 @@ class GuardedLedger:
                     middle = len(points) // 2
                     todo += [points[middle:], points[:middle]]
                 else:
-                    refusals.append(Refusal(reason=TOO_LARGE))
+                    refusals.append(refusal_of(source, points[0], len(refusals), TOO_LARGE))
                     stored.skipped += 1
         rest = Batch(cursor=batch.cursor, refusals=refusals, is_checked=True)
         self.run(lambda ledger: ledger.commit(collector, source, rest))
@@ -242,10 +242,15 @@ def _does_not_fit(error: BaseException) -> bool:
 
 
 class GuardedOutbox:
-    """The outbox of whatever ledger is open now, for a writer that outlives a reopening."""
+    """The outbox of whatever ledger is open now, for a writer that outlives a reopening.
+
+    An answer to rows of a ledger that was rebuilt meanwhile is dropped: its revisions and numbers
+    mean something else in the new one, which owes everything anyway.
+    """
 
     def __init__(self, guard: GuardedLedger) -> None:
         self._guard = guard
+        self._asked: Ledger | None = None
 
     def target(self, url: str, org: str, bucket: str) -> int:
         """See `Outbox.target`."""
@@ -253,17 +258,29 @@ class GuardedOutbox:
 
     def due(self, target: int, limit: int, now: float) -> list[Row]:
         """See `Outbox.due`."""
-        return self._guard.run(lambda ledger: ledger.outbox.due(target, limit, now))
+
+        def ask(ledger: Ledger) -> list[Row]:
+            self._asked = ledger
+            return ledger.outbox.due(target, limit, now)
+
+        return self._guard.run(ask)
 
     def acknowledge(self, target: int, rows: Sequence[Row], now: float) -> None:
         """See `Outbox.acknowledge`."""
-        self._guard.run(lambda ledger: ledger.outbox.acknowledge(target, rows, now))
+        self._answer(lambda ledger: ledger.outbox.acknowledge(target, rows, now))
 
     def refuse(
         self, target: int, rows: Sequence[Row], status: int, message: str, kind: str
     ) -> None:
         """See `Outbox.refuse`."""
-        self._guard.run(lambda ledger: ledger.outbox.refuse(target, rows, status, message, kind))
+        self._answer(lambda ledger: ledger.outbox.refuse(target, rows, status, message, kind))
+
+    def _answer(self, note: Callable[[Ledger], None]) -> None:
+        def answer(ledger: Ledger) -> None:
+            if ledger is self._asked:
+                note(ledger)
+
+        self._guard.run(answer)
 
     def pending(self, target: int) -> int:
         """See `Outbox.pending`."""

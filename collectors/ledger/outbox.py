@@ -12,7 +12,6 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -33,6 +32,7 @@ MEASUREMENTS = {
 _CODES = {name: code for code, name in MEASUREMENTS.items()}
 _SNAPSHOTS = {"balance": BALANCE, "limit": LIMIT}
 _NANO = 1_000_000_000
+DAY_SECONDS = 86_400
 
 _MARK = """INSERT INTO sent(target, start, measurement, tagset, revision, sent_revision)
   VALUES(?,?,?,?,1,0) ON CONFLICT DO UPDATE SET revision=revision+1"""
@@ -77,6 +77,7 @@ class Outbox:
         self.settle = settle
         self._clock = clock
         self._tags: dict[int, tuple[Tags, int]] = {}
+        self._of_account: dict[int, bool] = {}
 
     # -- marking ---------------------------------------------------------------------------------
 
@@ -128,9 +129,29 @@ class Outbox:
                 keys.add((start, VIEW, tagset))
             else:
                 keys.add((start, USAGE, tagset))
-                day = self._calendar.day_of(start)
-                keys.add((self._calendar.day_start(day), DAILY, tagset))
+                keys.add((self._day_start(start, tagset), DAILY, tagset))
         self._mark(keys)
+
+    def _is_of_account(self, tagset: int) -> bool:
+        """Whether a tag set is of accounts, whose days are UTC's: no machine's zone is theirs."""
+        found = self._of_account.get(tagset)
+        if found is None:
+            row = self._db.execute("SELECT writer FROM tagset WHERE id=?", (tagset,)).fetchone()
+            found = self._of_account[tagset] = row[0] == 0
+        return found
+
+    def _day_start(self, start: int, tagset: int) -> int:
+        """Where the daily point lies that a bucket belongs to."""
+        if self._is_of_account(tagset):
+            return start // DAY_SECONDS * DAY_SECONDS
+        return self._calendar.day_start(self._calendar.day_of(start))
+
+    def _day_range(self, start: int, *, is_of_account: bool) -> tuple[int, int] | None:
+        """The day that begins at a time; None when none does (any more)."""
+        if is_of_account:
+            return None if start % DAY_SECONDS else (start, start + DAY_SECONDS)
+        first, end = self._calendar.day_range(self._calendar.day_of(start))
+        return (first, end) if first == start else None
 
     def mark_snapshot(self, kind: str, start: int, tagset: int) -> None:
         """Make one reading dirty for every target."""
@@ -197,7 +218,7 @@ class Outbox:
 
     def _owe_days(self, target: int) -> None:
         days = {
-            (self._calendar.day_start(self._calendar.day_of(start)), tagset)
+            (self._day_start(start, tagset), tagset)
             for start, tagset in self._db.execute(
                 "SELECT DISTINCT bucket.start / 900 * 900, series.tagset FROM bucket"
                 " JOIN series ON series.id=bucket.series WHERE series.role=?",
@@ -221,6 +242,7 @@ class Outbox:
         zone = str(self._calendar.zone)
         if self._swap_meta("tag_policy", tags) not in (None, tags):
             self._retag()
+        # The points of accounts are marked too; they are the same in every zone.
         if self._swap_meta("zone", zone) not in (None, zone):
             self._db.execute("UPDATE sent SET revision=revision+1 WHERE measurement=?", (DAILY,))
             for target, _ in self._targets():
@@ -256,9 +278,7 @@ class Outbox:
     def _touch(self, starts: Sequence[int], tagset: int, role: str) -> None:
         keys = {(start, VIEW if role == Role.VIEW else USAGE) for start in starts}
         if role != Role.VIEW:
-            keys |= {
-                (self._calendar.day_start(self._calendar.day_of(start)), DAILY) for start in starts
-            }
+            keys |= {(self._day_start(start, tagset), DAILY) for start in starts}
         self._mark([(start, code, tagset) for start, code in keys])
 
     # -- sending ---------------------------------------------------------------------------------
@@ -306,15 +326,15 @@ class Outbox:
             )
             for start, measurement, tagset, *values in query:
                 sums[start, measurement, tagset] = values
-        for start in {key.start for key in days}:
-            day = self._calendar.day_of(start)
-            if self._calendar.day_start(day) != start:
+        for start, of_account in {(key.start, self._is_of_account(key.tagset)) for key in days}:
+            span = self._day_range(start, is_of_account=of_account)
+            if span is None:
                 continue  # midnight of another zone: nothing is counted there any more
             query = self._db.execute(
                 "SELECT series.tagset, " + _SUMS + " FROM bucket JOIN series"
                 " ON series.id=bucket.series WHERE bucket.start>=? AND bucket.start<?"
-                " AND series.role=? GROUP BY 1",
-                (start, self._calendar.day_start(day + timedelta(days=1)), Role.PRIMARY),
+                " AND series.role=? AND (series.account<>'')=? GROUP BY 1",
+                (*span, Role.PRIMARY, of_account),
             )
             for tagset, *values in query:
                 sums[start, DAILY, tagset] = values
@@ -377,7 +397,8 @@ class Outbox:
         try:
             self._db.executemany(
                 "UPDATE sent SET sent_at = CASE WHEN sent_revision=?1 THEN NULL ELSE ?2 END,"
-                " sent_revision=?1 WHERE target=?3 AND start=?4 AND measurement=?5 AND tagset=?6",
+                " sent_revision=?1 WHERE target=?3 AND start=?4 AND measurement=?5 AND tagset=?6"
+                " AND revision>=?1",  # a revision from before a rebuild was never this ledger's
                 [(row.revision, now, *key) for row, key in zip(rows, keys, strict=True)],
             )
             if self.dead_count(target):  # what was refused once and is taken now is alive
@@ -403,8 +424,8 @@ class Outbox:
                 [(*key, kind, status, message, now) for key in keys],
             )
             self._db.executemany(
-                "UPDATE sent SET sent_revision=?, sent_at=NULL WHERE target=? AND start=?"
-                " AND measurement=? AND tagset=?",
+                "UPDATE sent SET sent_revision=?1, sent_at=NULL WHERE target=?2 AND start=?3"
+                " AND measurement=?4 AND tagset=?5 AND revision>=?1",
                 [(row.revision, *key) for row, key in zip(rows, keys, strict=True)],
             )
             self._db.execute("COMMIT")

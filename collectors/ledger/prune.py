@@ -56,7 +56,7 @@ def cut_at(calendar: Calendar, before_ms: int) -> int:
     return calendar.day_start(calendar.day_of(before_ms // 1000))
 
 
-def plan(db: sqlite3.Connection, calendar: Calendar, before_ms: int) -> Plan:
+def plan(db: sqlite3.Connection, calendar: Calendar, before_ms: int, *, target: int = 0) -> Plan:
     """Figures of a pruning, without doing it."""
     cut = cut_at(calendar, before_ms)
     accounts = _accounts(db)
@@ -66,7 +66,7 @@ def plan(db: sqlite3.Connection, calendar: Calendar, before_ms: int) -> Plan:
         days += bool(groups)
         records += sum(len(rows) for rows in groups.values())
         becomes += len(groups)
-    return Plan(cut * 1000, days, records, becomes, _unsent(db, cut))
+    return Plan(cut * 1000, days, records, becomes, _unsent(db, cut, target))
 
 
 def prune(
@@ -74,18 +74,20 @@ def prune(
     before_ms: int,
     *,
     drops_unsent: bool = False,
+    target: int = 0,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> Pruned:
     """Fold everything older than the local day of `before_ms`; one transaction per day.
 
     Stopped or killed between two days, what is done is done and every total is right.
-    `is_wanted` is asked before each day.
+    `is_wanted` is asked before each day. With a `target`, what others were never sent does not
+    count: one that is set no longer would keep everything for ever.
 
     Raises:
         LedgerError: some of it was never sent to InfluxDB; `drops_unsent` folds it all the same.
     """
     cut = cut_at(ledger.calendar, before_ms)
-    unsent = _unsent(ledger.db, cut)
+    unsent = _unsent(ledger.db, cut, target)
     if unsent and not drops_unsent:
         raise LedgerError(
             f"{unsent} points older than the cut have not reached InfluxDB yet",
@@ -114,11 +116,12 @@ def _accounts(db: sqlite3.Connection) -> set[int]:
     return {row[0] for row in db.execute("SELECT id FROM series WHERE account<>''")}
 
 
-def _unsent(db: sqlite3.Connection, cut: int) -> int:
+def _unsent(db: sqlite3.Connection, cut: int, target: int) -> int:
+    """Old points that a target, or (0) any target, was never sent."""
     row = db.execute(
-        "SELECT count(*) FROM sent WHERE revision > sent_revision AND start < ?"
-        " AND measurement IN (?, ?)",
-        (cut, USAGE, VIEW),
+        "SELECT count(*) FROM sent WHERE revision > sent_revision AND start < ?1"
+        " AND measurement IN (?2, ?3) AND (?4 = 0 OR target = ?4)",
+        (cut, USAGE, VIEW, target),
     ).fetchone()
     return int(row[0])
 

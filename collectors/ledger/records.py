@@ -41,14 +41,18 @@ Sums = tuple[int, ...]  # values of BUCKET_COLUMNS
 
 # The part of a row that comes from the source; the rest is what we make of it.
 USAGE = slice(TIMESTAMP_MS, BILLING)
+PRICED_BY = slice(WIDTH, BILLING)
 
 FLAG_REPLAYED = 1
 FLAG_CACHE_COUNTS = 2
 FLAG_ESTIMATED = 4
 FLAG_FOLDED = 8  # a day's sum, made by `prune` from records that are gone
+FLAG_FILL = 32  # an estimate for a day without records; withdrawn when one comes
 FLAG_TIER_ASSUMED = 16  # priced as a sum of calls below every context step
 
 BILLING_CODES = {Billing.METERED: 0, Billing.SUBSCRIPTION: 1, Billing.UNKNOWN: 2}
+
+BILLING_NAMES = {code: billing for billing, code in BILLING_CODES.items()}
 
 _pack = struct.Struct(f"<{len(RECORD_COLUMNS)}q").pack
 

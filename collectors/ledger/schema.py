@@ -57,7 +57,7 @@ BUCKET_COLUMNS = (
 )
 
 # An estimate for a day without records: estimated (4), and not what `prune` made (8).
-IS_FILL = "width = 86400 AND flags & 12 = 4"
+IS_FILL = "flags & 32"
 
 _SIGNED = {"family", "variant", "savings_nano", "stated_nano"}
 

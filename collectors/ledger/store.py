@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from collectors.points import (
     Batch,
     Billing,
     LimitPoint,
+    Point,
     Quality,
     Refusal,
     Role,
@@ -54,6 +56,7 @@ from collectors.pricing import PriceAttributes, PriceBook
 _NANO = 1_000_000_000
 _MOST = 1 << 53  # the largest count every reader of JSON and floats agrees on
 _MOST_PLACES = 10_000
+UNREADABLE = "file unreadable"  # how reasons begin that pass when the file is read again
 
 _INSERT = (
     f"INSERT INTO record({','.join(RECORD_COLUMNS)}, row_check)"
@@ -72,6 +75,10 @@ _GROW = (
 _CHANGE = (
     f"UPDATE bucket SET {','.join(f'{name}={name}+?' for name in BUCKET_COLUMNS)}"
     " WHERE start=? AND series=?"
+)
+_DROP_EMPTY = (
+    "DELETE FROM bucket WHERE start=? AND series=? AND"
+    f" {' AND '.join(f'{name}=0' for name in BUCKET_COLUMNS)}"
 )
 _GROW_BY_NEW = (
     f"INSERT INTO bucket(start, series, {','.join(BUCKET_COLUMNS)})"
@@ -325,14 +332,13 @@ class Ledger:
         refusals = list(batch.refusals)
         latest_ms = latest_event_ms(from_ms(int(self.clock() * 1000)))
         with self.transaction():
-            for point in batch.points:
-                if isinstance(point, TokenUsagePoint):
-                    reason = "" if batch.is_checked else _fault(point, latest_ms)
-                    if reason:
-                        refusals.append(Refusal(reason=reason))
-                        stored.skipped += 1
-                    else:
-                        usage.append(point)
+            for number, point in enumerate(batch.points):
+                reason = "" if batch.is_checked else _fault(point, latest_ms)
+                if reason:
+                    refusals.append(refusal_of(source, point, number, reason))
+                    stored.skipped += 1
+                elif isinstance(point, TokenUsagePoint):
+                    usage.append(point)
                 elif isinstance(point, BalancePoint):
                     stored.changed += self._store_balance(collector, point)
                 else:
@@ -340,13 +346,26 @@ class Ledger:
             if usage:
                 stored.changed += self._count(source, usage)
             self._save_cursor(collector, batch.cursor)
+            self._forgive(collector, batch.cursor)
             self._save_refusals(collector, refusals)
         return stored
+
+    def _forgive(self, collector: str, cursor: Mapping[str, Any]) -> None:
+        """Forget that files could not be read which were read now."""
+        unreadable = self.db.execute(
+            "SELECT DISTINCT location FROM refused WHERE source=? AND reason GLOB ?",
+            (collector, UNREADABLE + "*"),
+        ).fetchall()
+        self.db.executemany(
+            "DELETE FROM refused WHERE source=? AND location=? AND reason GLOB ?",
+            [(collector, place, UNREADABLE + "*") for (place,) in unreadable if place in cursor],
+        )
 
     def _save_refusals(self, collector: str, refusals: Sequence[Refusal]) -> None:
         now = self.clock()
         self.db.executemany(
-            "INSERT OR IGNORE INTO refused VALUES(?,?,?,?,?,?)",
+            "INSERT INTO refused VALUES(?,?,?,?,?,?)"
+            " ON CONFLICT DO UPDATE SET refused_at=excluded.refused_at, length=excluded.length",
             [(collector, x.location, x.offset, x.length, x.reason, now) for x in refusals],
         )
 
@@ -440,10 +459,15 @@ class Ledger:
         self, source: Source, old: tuple[int, ...], point: TokenUsagePoint, changes: _Changes
     ) -> int:
         """Put a point in the place of a stored row, unless the source says the same as before."""
+        if not point.billing:
+            # A plan that changed since then is not what this use was paid by.
+            point.billing = _known_billing(old)
         row = self._row(source, point)
         if row[r.SERIES] != old[r.SERIES]:
             series = self.dimensions.settled(old[r.SERIES], row[r.SERIES])
             row = (*row[: r.SERIES], series, *row[r.SERIES + 1 :])
+        if self._costs_the_same(row, old):
+            row = _with_price_of(row, old)
         width = len(RECORD_COLUMNS)
         if (
             row[r.USAGE] == old[r.USAGE]
@@ -458,6 +482,15 @@ class Ledger:
         changes.move(old[:width], old[width + 1], row, check)
         changes.updates.append((*row, check, old[width]))
         return 1
+
+    def _costs_the_same(self, row: r.Row, old: tuple[int, ...]) -> bool:
+        """Whether nothing a price depends on is different, but perhaps the price book."""
+        if row[r.PRICED_BY] != old[r.PRICED_BY] or row[r.TARIFF] != old[r.TARIFF]:
+            return False
+        if row[r.TIMESTAMP_MS] != old[r.TIMESTAMP_MS]:
+            return False
+        new, was = self.dimensions.series(row[r.SERIES]), self.dimensions.series(old[r.SERIES])
+        return (new.provider, new.model) == (was.provider, was.model)
 
     def _merge_one(
         self, source: Source, old: tuple[int, ...], point: TokenUsagePoint, changes: _Changes
@@ -503,6 +536,7 @@ class Ledger:
         )
         counted = resolve({variant: point for variant, (point, _) in seen.items()})
         stored = {row[r.VARIANT]: row for row in old}
+        billing = next((name for row in old if (name := _known_billing(row))), "")
         changed = 0
         for variant, row in stored.items():
             if variant not in counted:
@@ -511,6 +545,7 @@ class Ledger:
                 changed += 1
         for variant, point in counted.items():
             point.key_hash, point.variant_hash = family, variant
+            point.billing = point.billing or billing
             if variant in stored:
                 changed += self._replace(source, stored[variant], point, changes)
             elif not (self._has_folded and self._is_folded(family)):
@@ -600,6 +635,8 @@ class Ledger:
             flags |= r.FLAG_REPLAYED
         if point.quality != "exact":
             flags |= r.FLAG_ESTIMATED
+        if source.merge is Merge.FILL:
+            flags |= r.FLAG_FILL
         billing = Billing(point.billing) if point.billing else source.billing
         stated = point.stated_cost_usd
         return (
@@ -700,6 +737,7 @@ class Ledger:
             replayed=bool(flags & r.FLAG_REPLAYED),
             has_cache_counts=bool(flags & r.FLAG_CACHE_COUNTS),
             quality=Quality.ESTIMATED if flags & r.FLAG_ESTIMATED else Quality.EXACT,
+            billing=_known_billing(row),
             stated_cost_usd=None if row[r.STATED] < 0 else Decimal(row[r.STATED]) / _NANO,
             key_hash=row[r.FAMILY],
             variant_hash=row[r.VARIANT],
@@ -723,6 +761,7 @@ class Ledger:
                 grow.append((*place, *sums))
         db.executemany(_CHANGE, change)
         db.executemany(_GROW, grow)
+        db.executemany(_DROP_EMPTY, [row[-2:] for row in change])
         if any(changes.books):
             db.execute(_CORRECT, (*changes.books, source.name))
         if changes.inserts:
@@ -778,8 +817,6 @@ class Ledger:
         pairs = tuple(sorted((key, canonical(text)) for key, text in tags))
         tagset = self.dimensions.make_tagset(pairs, 0)
         stamp = int(point.timestamp.timestamp()) * 1000
-        if not EARLIEST_MS <= stamp < LATEST_MS:
-            return 0
         row = (
             kind,
             tagset,
@@ -804,12 +841,51 @@ class Ledger:
         return max(cursor.rowcount, 0)
 
 
+def _known_billing(row: tuple[int, ...]) -> str:
+    """How a stored record is paid; empty when that is not known."""
+    billing = r.BILLING_NAMES[row[r.BILLING]]
+    return "" if billing is Billing.UNKNOWN else billing
+
+
+def _with_price_of(row: r.Row, old: tuple[int, ...]) -> r.Row:
+    """A row with the price another was counted at: a newer price book changes no history."""
+    changed = list(row)
+    for column in (r.PRICE, r.COST, r.SAVINGS):
+        changed[column] = old[column]
+    flag = r.FLAG_TIER_ASSUMED
+    changed[r.FLAGS] = (row[r.FLAGS] & ~flag) | (old[r.FLAGS] & flag)
+    return tuple(changed)
+
+
 def _nano(usd: Decimal) -> int:
     return int((usd * _NANO).to_integral_value(ROUND_HALF_UP))
 
 
-def _fault(point: TokenUsagePoint, latest_ms: int) -> str:
-    """Why a point cannot be counted; empty when it can."""
+def refusal_of(source: Source, point: Point, number: int, reason: str) -> Refusal:
+    """A refused point's place: its key, else its number, so that each counts as one."""
+    if isinstance(point, TokenUsagePoint) and point.key:
+        point.identify(source.name)
+        return Refusal(reason=reason, offset=point.key_hash)
+    return Refusal(reason=reason, offset=number)
+
+
+def _fault(point: Point, latest_ms: int) -> str:
+    """Why a point cannot be counted or kept; empty when it can."""
+    if isinstance(point, TokenUsagePoint):
+        return _usage_fault(point, latest_ms)
+    if point.timestamp.tzinfo is None:
+        return "timestamp without a zone"
+    if not EARLIEST_MS <= point.timestamp.timestamp() * 1000 < LATEST_MS:
+        return "timestamp that cannot be"
+    numbers = [point.balance] if isinstance(point, BalancePoint) else [point.used_ratio]
+    if not all(math.isfinite(value) for value in numbers):
+        return "reading that is no number"
+    if not point.provider or not point.account:
+        return "provider or account missing"
+    return ""
+
+
+def _usage_fault(point: TokenUsagePoint, latest_ms: int) -> str:
     try:
         timestamp = point.timestamp_ms
     except ValueError:
