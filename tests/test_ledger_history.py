@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ def test_a_day_a_collector_estimates_itself_is_not_withdrawn_by_its_other_rows(
     tmp_path: Path,
 ) -> None:
     source = Source("own", Merge.LATEST)
-    day = {"width": 86_400, "quality": "estimated", "output_tokens": 0}
+    day: dict[str, Any] = {"width": 86_400, "quality": "estimated", "output_tokens": 0}
     ledger = open_ledger(tmp_path / "ledger.db")
     store(
         ledger,

@@ -105,6 +105,8 @@ async def appended_line(home: Path, files: int) -> None:
     async with opened(program) as exporter:
         [collector] = [c for c in program.registry.collectors if c.name == "claude-code"]
         await exporter.orchestrator.run_once(collector)
+        await asyncio.sleep(2.5)  # folders that changed just now are listed at each look
+        await exporter.orchestrator.run_once(collector)
         idle, busy = [], []
         async with watched() as lag:
             for number in range(30):
