@@ -77,7 +77,6 @@ class Orchestrator:
         self._clock = clock
         self._on_stored = on_stored
         self._settled: set[str] = set()
-        self._turns: dict[str, asyncio.Lock] = {}
         self._clean = clean  # takes secrets out of what a source says about its failure
         self._one_run_each: dict[str, asyncio.Lock] = {}
         self._log = structlog.get_logger()
@@ -128,11 +127,6 @@ class Orchestrator:
             return await self._run(collector)
 
     async def _run(self, collector: AnyCollector) -> float:
-        # Asked for by a command while its turn is running: one after the other.
-        async with self._turns.setdefault(collector.name, asyncio.Lock()):
-            return await self._run_once(collector)
-
-    async def _run_once(self, collector: AnyCollector) -> float:
         loop = asyncio.get_running_loop()
         health = self.health.setdefault(collector.name, Health(collector.name))
         started, wall = loop.time(), self._clock().timestamp()
@@ -164,11 +158,13 @@ class Orchestrator:
     async def _store_new(self, collector: AnyCollector, stored: Stored) -> None:
         name, source = collector.name, Source.of(collector)
         if name not in self._settled:  # settings stay as they are while we run
-            await self._thread.run(
+            settled = await self._thread.run(
                 self._ledger.run,
                 lambda ledger: settle_unknown(ledger, source.name, source.billing),
             )
             self._settled.add(name)
+            if settled and self._on_stored is not None:  # other amounts, though nothing was read
+                self._on_stored(name, Stored(changed=settled))
         cursor = await self._thread.run(self._ledger.run, lambda ledger: ledger.cursor(name))
         batches = collector.read(cursor)
         async with contextlib.aclosing(batches):  # type: ignore[type-var]  # an async generator

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from collectors.cli.check import Report, filesystem_of
+from collectors.cli import check as check_module
+from collectors.cli.check import Report
 from collectors.cli.options import own_kinds, unknown_names
 from collectors.layers import read_layers
 from collectors.ledger.backup import backup
@@ -236,9 +239,51 @@ def test_damage_is_named_with_the_way_back(installation: Installation) -> None:
 
     findings = check(installation, 1)
 
-    [finding] = [f for f in findings if f["section"] == "Ledger" and f["state"] == "error"]
-    assert "damaged" in finding["text"] or "cannot be read" in finding["text"]
-    assert "tokendash restore" in finding["hint"]
+    wrong = [f for f in findings if f["section"] == "Ledger" and f["state"] == "error"]
+    assert wrong
+    for finding in wrong:
+        assert "damaged" in finding["text"] or "cannot be read" in finding["text"]
+        assert "tokendash restore" in finding["hint"]
+
+
+def test_numbers_that_were_changed_by_hand_are_damage(installation: Installation) -> None:
+    installation.fill(point("a"), point("b"))
+    # SQLite sees nothing wrong: records and buckets still agree with each other.
+    with contextlib.closing(sqlite3.connect(installation.ledger)) as db, db:
+        db.execute("UPDATE record SET output_tokens=output_tokens+1000")
+        db.execute("UPDATE bucket SET output_tokens=output_tokens+2000")
+
+    findings = check(installation, 1)
+
+    [wrong] = [f for f in findings if f["section"] == "Ledger" and f["state"] == "error"]
+    assert wrong["text"].startswith("is damaged: record: 2 rows do not match their check")
+    assert "\nclaude-code: the books say " in wrong["text"]
+    assert "tokendash restore" in wrong["hint"]
+    assert not any("2 records" in text for text in texts(findings, "Ledger", "ok"))
+
+
+def test_another_ledger_in_the_place_of_ones_own_is_damage(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.fill(point("a"))
+    other = Installation(tmp_path / "another home")
+    other.fill(point("b"))
+    shutil.copy(other.ledger, installation.ledger)
+
+    wrong = texts(check(installation, 1), "Ledger", "error")
+
+    assert wrong == [
+        "is damaged: this is not the ledger that was here before (a file or -wal of another one)"
+    ]
+
+
+def test_a_ledger_that_vanished_is_not_a_fresh_start(installation: Installation) -> None:
+    installation.fill(point("a"))
+    installation.ledger.unlink()
+
+    wrong = texts(check(installation, 1), "Ledger", "error")
+
+    assert wrong == [f"there is none at {installation.ledger}, but one was here before"]
 
 
 def test_who_writes_the_ledger_is_named(installation: Installation) -> None:
@@ -264,34 +309,31 @@ def test_the_age_of_the_newest_backup_is_shown(
     assert text == f"1 backup in {folder}, the newest {days} d ago"
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/srv/nfs home/data", "nfs4"),
-        ("/srv/nfs home", "nfs4"),
-        ("/srv/other", "ext4"),
-        ("/mnt/c/Users", "9p"),
-        ("/top/data", "xfs"),
-    ],
-)
-def test_the_file_system_of_a_path_is_that_of_the_nearest_mount(
-    tmp_path: Path, path: str, kind: str
+def test_a_ledger_on_a_shared_file_system_is_warned_of(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text(
-        "/dev/sda1 / ext4 rw 0 0\n"
-        "server:/home /srv/nfs\\040home nfs4 rw 0 0\n"
-        "C:\\134 /mnt/c 9p rw 0 0\n"
-        "server:/top /top nfs rw 0 0\n"
-        "/dev/sdb1 /top xfs rw 0 0\n"
-        "broken\n"
-    )
+    point = str(tmp_path).replace(" ", "\\040")
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\nhost {point} virtiofs rw 0 0\n")
+    monkeypatch.setattr(check_module, "_MOUNTS", mounts)
+    report = Report()
 
-    assert filesystem_of(Path(path), mounts) == kind
+    check_module._folder(report, installation.ledger.parent)
+
+    [finding] = report.findings
+    assert finding.state == "warning"
+    assert f"(virtiofs at {tmp_path})" in finding.text
 
 
-def test_where_the_system_does_not_tell_nothing_is_guessed(tmp_path: Path) -> None:
-    assert filesystem_of(Path("/"), tmp_path / "none") == ""
+def test_where_the_system_does_not_tell_nothing_is_guessed(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_module, "_MOUNTS", tmp_path / "none")
+    report = Report()
+
+    check_module._folder(report, installation.ledger.parent)
+
+    assert report.findings == []
 
 
 # -- InfluxDB -------------------------------------------------------------------------------------

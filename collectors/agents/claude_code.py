@@ -7,10 +7,10 @@ so a response is known by its ids alone, wherever it is found. Seen with 1.0.128
 
 Traps, each with a fixture of its name: `streamed_message` (growing output), `side_conversation` (a
 replay under a new request id), `gateway_without_request_id` (prompt first, remainder later),
-`advisor_iteration` (calls the top-level counts leave out), `progress_copy` (a sub-agent's message
-in the parent's file), `usage_look_alikes` (tool inputs and results that hold the word),
-`split_over_sum` (cache writes larger than their parts, and smaller), `synthetic_notice` (local
-notices with zeros).
+`advisor_iteration` (calls the top-level counts leave out), `unknown_iteration` (a type nobody
+knows: not counted, but said), `progress_copy` (a sub-agent's message in the parent's file),
+`usage_look_alikes` (tool inputs and results that hold the word), `split_over_sum` (cache writes
+larger than their parts, and smaller), `synthetic_notice` (local notices with zeros).
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ _SYNTHETIC = "<synthetic>"
 _GLOBAL_ID = "msg_"  # what Anthropic's own ids start with; others may be reused
 _LONG_ID = 20
 _MOST_CONTEXTS = 1_000
+_IN_TOP_LEVEL = (None, "message")
+_EXTRA_CALLS = ("advisor_message", "compaction")
+UNKNOWN_ITERATION = "unknown iteration type"
 _DEAREST_USD = 1_000_000  # a call that claims to have cost more claims nothing
 
 
@@ -244,14 +247,16 @@ class ClaudeCodeCollector(JsonlCollector[ClaudeCodeOptions]):
             point.stated_cost_usd = _stated(entry.costUSD)
         _check(point)
         calls = usage.iterations
-        # Iterations of type `message` are in the top-level counts already.
         if not calls or (len(calls) == 1 and calls[0].type == "message"):
             return (point,)
         extra = [
             _iteration(point, index, call)
             for index, call in enumerate(calls)
-            if call.type not in (None, "message")
+            if call.type in _EXTRA_CALLS
         ]
+        # Whether another type is in the top-level counts nobody can say: not counted, but said.
+        if any(call.type not in _IN_TOP_LEVEL and call.type not in _EXTRA_CALLS for call in calls):
+            self.noticed.add(UNKNOWN_ITERATION)
         return (point, *extra)
 
     def _context_of(
@@ -446,8 +451,10 @@ def _tidied_usage(usage: dict[str, Any]) -> dict[str, Any]:
         inner = _object(usage, name)
         if inner is not None:
             kept[name] = _tidied_usage(inner)
-    for name in ("service_tier", "speed", "inference_geo", "type", "model"):
+    for name in ("service_tier", "speed", "inference_geo", "model"):
         kept[name] = _text(usage.get(name))
+    if usage.get("type") is not None:
+        kept["type"] = _text(str(usage["type"]))  # of whatever kind, it is not `message`
     extra = usage.get("iterations")
     if extra is not None:
         if not isinstance(extra, list) or not all(isinstance(x, dict) for x in extra):

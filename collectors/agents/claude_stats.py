@@ -7,6 +7,7 @@ price. Lifetime sums in the same file belong to no day and are not read.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import date, datetime, time
 from pathlib import Path
@@ -72,6 +73,9 @@ class ClaudeStatsCollector(BaseCollector[ClaudeCodeOptions]):
 
     async def read(self, cursor: Mapping[str, Any]) -> AsyncIterator[Batch]:
         del cursor
+        yield await asyncio.to_thread(self._read_all)
+
+    def _read_all(self) -> Batch:
         days: dict[tuple[date, str], int] = {}
         refusals: list[Refusal] = []
         for path in self.files():
@@ -86,7 +90,7 @@ class ClaudeStatsCollector(BaseCollector[ClaudeCodeOptions]):
                     # Two folders may hold copies of one file: the larger number, not the sum.
                     days[key] = max(days.get(key, 0), tokens)
         points = [self._point(*key, tokens) for key, tokens in sorted(days.items()) if tokens]
-        yield Batch(points=[*points], refusals=refusals, skipped=len(refusals))
+        return Batch(points=[*points], refusals=refusals, skipped=len(refusals))
 
     def _point(self, day: date, model: str, tokens: int) -> TokenUsagePoint:
         return TokenUsagePoint(

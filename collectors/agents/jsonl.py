@@ -58,6 +58,8 @@ class JsonlCollector(BaseCollector[O]):
     def __init__(self, options: O | None = None, context: Context | None = None) -> None:
         super().__init__(options, context)
         self._tree = LogTree(self.is_log)
+        # Why a line that was counted may not have said all: `parse` adds, one refusal per file.
+        self.noticed: set[str] = set()
 
     def roots(self) -> Iterable[Path]:
         """Folders to look under; missing ones are normal."""
@@ -138,6 +140,8 @@ class _Gathering:
         progress = Progress(log, collector.parser_version)
         parse = collector.parse
         lines = understood = 0
+        said: set[str] = set()
+        collector.noticed.clear()
         try:
             for some in self._reader.read(log, position, collector.parser_version, progress):
                 lines += len(some)
@@ -147,6 +151,11 @@ class _Gathering:
                     except FormatError as error:
                         self._refuse(error.reason, log, offset, len(line))
                         continue
+                    if collector.noticed:
+                        for reason in sorted(collector.noticed - said):
+                            self._refuse(reason, log, offset, len(line))
+                        said |= collector.noticed
+                        collector.noticed.clear()
                     for point in found:
                         understood = understood or point.total_tokens
                         key = (point.key, point.variant)

@@ -6,6 +6,7 @@ rename and ends. The name of a file that was stored is kept in the cursor until 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import stat
@@ -60,17 +61,17 @@ class SpoolCollector(BaseCollector[Options]):
         return bool(self._files())
 
     async def read(self, cursor: Mapping[str, Any]) -> AsyncIterator[Batch]:
-        files = self._files()
+        files = await asyncio.to_thread(self._files)
         gone = cursor.keys() - {path.name for path in files}
         if gone:  # a crash between removing a file and forgetting its name
             yield Batch(cursor=dict.fromkeys(gone))
         for path in files:
             if path.name not in cursor:
-                yield _take(path)
+                yield await asyncio.to_thread(_take, path)
             # Stored by now: a crash before the next line leaves the name to recognise it by. So
             # does a file that cannot be removed; those behind it still get their turn.
             with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
+                await asyncio.to_thread(path.unlink, missing_ok=True)
                 yield Batch(cursor={path.name: None})
 
 

@@ -30,7 +30,15 @@ from collectors.composition import Program
 from collectors.errors import LedgerError, SettingsError, TargetError, TokendashError
 from collectors.ledger import glance, reports
 from collectors.ledger.backup import list_backups, taken_at
+from collectors.ledger.checks import (
+    filesystem_warning,
+    is_cut_off,
+    is_damage,
+    is_nonsense,
+    verify,
+)
 from collectors.ledger.files import WriterLock
+from collectors.ledger.identity import IdentityFile
 
 if TYPE_CHECKING:
     from collectors.outputs.influx import InfluxTarget, Outbox
@@ -42,8 +50,12 @@ _GRAVEST_FIRST: Final = (SETTINGS, COLLECTOR, TARGET)
 _REACH_SECONDS = 10.0
 _FULL_BYTES = 200 << 20
 _BACKUP_DAYS = 3
-# SQLite's locks and shared memory are not what they should be on these.
-_NETWORK: Final = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "webdav")
+_SHOWN_PROBLEMS = 3
+_MOUNTS: Final = Path("/proc/self/mounts")
+_REPAIR: Final = (
+    "the next start moves it aside and restores the newest backup that verifies;"
+    " `tokendash restore` does it now"
+)
 _LOCAL: Final = ("127.0.0.1", "localhost", "::1")
 
 
@@ -212,7 +224,7 @@ def _collectors(report: Report, program: Program, light: Light) -> None:
     try:
         with reading(light) as db:
             rows = provider_rows(program, db)
-    except LedgerError:
+    except (LedgerError, sqlite3.Error):
         rows = provider_rows(program, None)  # what is wrong with it is said below
     for row in rows:
         if row["collector"] == "spool":
@@ -282,7 +294,12 @@ def _ledger(report: Report, program: Program, light: Light) -> None:
     path = program.places.ledger
     lock = WriterLock(path)
     if not path.exists():
-        report.add(section, "note", f"there is none at {path} yet; the first run makes it")
+        if IdentityFile(path).read() is None:
+            report.add(section, "note", f"there is none at {path} yet; the first run makes it")
+        else:
+            report.add(
+                section, "error", f"there is none at {path}, but one was here before", _REPAIR, 1
+            )
         _folder(report, path.parent)
         return
     info = path.stat()
@@ -299,18 +316,21 @@ def _ledger(report: Report, program: Program, light: Light) -> None:
         )
     _folder(report, path.parent)
     try:
-        with contextlib.closing(light.open()) as db:
-            _contents(report, program, db)
+        problems = _damage(light)
+        if problems:
+            more = len(problems) - _SHOWN_PROBLEMS
+            named = "\n".join(problems[:_SHOWN_PROBLEMS])
+            text = f"is damaged: {named}" + (f"\nand {more:,} more" if more > 0 else "")
+            report.add(section, "error", text, _REPAIR, 1)
+        else:
+            with contextlib.closing(light.open()) as db:
+                _contents(report, program, db)
     except LedgerError as error:
         report.blame(section, error)
     except sqlite3.Error as error:
-        report.add(
-            section,
-            "error",
-            f"cannot be read: {error}",
-            "`tokendash restore` puts a backup back",
-            1,
-        )
+        is_lasting = is_damage(error) or is_nonsense(error)
+        hint = _REPAIR if is_lasting else "check the disk it is on, then try again"
+        report.add(section, "error", f"cannot be read: {error}", hint, 1)
     _backups(report, program)
 
 
@@ -325,14 +345,10 @@ def _folder(report: Report, folder: Path) -> None:
             "make it writable, or name another place by DB_PATH",
             SETTINGS,
         )
-    kind = filesystem_of(there)
-    if kind in _NETWORK:
-        report.add(
-            section,
-            "warning",
-            f"{there} is on a network file system ({kind}), on which SQLite can lose data",
-            "name a place on a local disk by DB_PATH",
-        )
+    with contextlib.suppress(OSError):  # a system without a mount table does not tell
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace")
+        if warning := filesystem_warning(str(there.resolve()), mounts):
+            report.add(section, "warning", warning)
     free = shutil.disk_usage(there).free
     if free < _FULL_BYTES:
         report.add(
@@ -340,33 +356,22 @@ def _folder(report: Report, folder: Path) -> None:
         )
 
 
-def filesystem_of(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
-    """The type of the file system a path is on; empty where the system does not say."""
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    best, kind = -1, ""
-    real = path.resolve()
-    for line in lines:
-        parts = line.split(" ")
-        if len(parts) < 3:
-            continue
-        place = Path(parts[1].replace("\\040", " "))
-        # The last line of one place is what is mounted on top.
-        if len(place.parts) >= best and (place == real or place in real.parents):
-            best, kind = len(place.parts), parts[2]
-    return kind
+def _damage(light: Light) -> list[str]:
+    """What is wrong with the ledger, looked at as a whole: as a start and a backup look at it."""
+    if is_cut_off(light.ledger):
+        return ["the file is shorter than it says it is"]
+    problems: list[str] = []
+    for _ in range(2):  # one failed read looks like damage; over a new connection it is gone
+        beside = IdentityFile(light.ledger).read()
+        with contextlib.closing(light.open()) as db:
+            problems = verify(db, is_full_check=True, beside=beside)
+        if not problems:
+            break
+    return problems
 
 
 def _contents(report: Report, program: Program, db: sqlite3.Connection) -> None:
     section = "Ledger"
-    problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if problem != "ok":
-        report.add(
-            section, "error", f"is damaged: {problem}", "`tokendash restore` puts a backup back", 1
-        )
-        return
     records = sum(glance.record_counts(db).values())
     days = reports.covered_days(db, program.calendar)
     covered = f", {days[0]} to {days[1]}" if days else ""
@@ -410,7 +415,7 @@ def _target(report: Report, program: Program, light: Light) -> None:
         return
     except TargetError as error:
         report.blame(section, error)
-    with contextlib.suppress(LedgerError), reading(light) as db:
+    with contextlib.suppress(LedgerError, sqlite3.Error), reading(light) as db:
         for each in glance.targets(db) if db else ():
             if each.pending:
                 report.add(section, "note", f"{each.pending:,} points wait for {each.url}")

@@ -15,7 +15,7 @@ import typer
 
 from collectors.cli.console import note, out
 from collectors.composition import Program
-from collectors.errors import LedgerLockedError, SettingsError, TokendashError
+from collectors.errors import LedgerError, LedgerLockedError, SettingsError, TokendashError
 from collectors.layers import REPOSITORY
 from collectors.ledger.backup import list_backups, write_copy
 from collectors.ledger.files import WriterLock, open_reader
@@ -73,14 +73,20 @@ def backup(
 ) -> None:
     """Copy the ledger while it is in use; the copy counts only once it was verified."""
     program = Program(os.environ)
-    if to.exists():
-        raise SettingsError(f"{to} exists already", "name a new file")
+    # One name for every step: a shell leaves the ~ of `--to=~/copy.db` alone.
+    target = Path(os.path.abspath(to.expanduser()))  # noqa: PTH100 - links stay what they are
+    if os.path.lexists(target):
+        raise SettingsError(f"{target} exists already", "name a new file")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"the folder {target.parent} cannot be made: {error.strerror}", "name another place"
+        ) from None
     with closing(open_reader(program.places.ledger)) as db:
-        folder = to.expanduser().absolute().parent
-        folder.mkdir(parents=True, exist_ok=True)
-        copy = write_copy(db, program.places.ledger, folder, now=program.clock())
-    copy.rename(to)
-    out(f"{to}, {to.stat().st_size:,} bytes, verified")
+        copy = write_copy(db, program.places.ledger, target.parent, now=program.clock())
+    copy.rename(target)
+    out(f"{target}, {target.stat().st_size:,} bytes, verified")
 
 
 def restore(
@@ -110,6 +116,13 @@ def prune_command(
     older_than: Annotated[
         int, typer.Option(help="Days of detail to keep; default: HISTORY_RETENTION_DAYS")
     ] = 0,
+    fold_unsent: Annotated[
+        bool,
+        typer.Option(
+            "--fold-unsent",
+            help="Fold also what InfluxDB was never sent; its days go out as daily sums only",
+        ),
+    ] = False,
 ) -> None:
     """Fold old detail into daily sums; no total changes."""
     program = Program(os.environ)
@@ -128,6 +141,12 @@ def prune_command(
     )
     if dry_run or not figures.records:
         return
+    if figures.unsent and not fold_unsent:
+        raise LedgerError(
+            f"{figures.unsent:,} points older than that have not reached InfluxDB yet",
+            "let `tokendash run` send them first; or fold them as well: tokendash prune"
+            " --fold-unsent (their days are sent in token_usage_daily)",
+        )
     lock = WriterLock(program.places.ledger)
     if lock.is_held():
         raise LedgerLockedError(
@@ -135,7 +154,7 @@ def prune_command(
         )
     ledger = program.open_ledger()
     try:
-        done = prune(ledger, before)
+        done = prune(ledger, before, drops_unsent=fold_unsent)
     finally:
         ledger.close()
     out(f"folded {done.records:,} records into {done.became:,}")

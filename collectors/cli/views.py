@@ -23,6 +23,7 @@ from collectors.composition import Program
 from collectors.ledger import glance, reports
 from collectors.ledger.outbox import MEASUREMENTS
 from collectors.ledger.reports import Usage
+from collectors.registry import is_configured
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object")]
 NoCollect = Annotated[
@@ -134,7 +135,7 @@ def provider_rows(program: Program, db: sqlite3.Connection | None) -> list[dict[
                 "collector": collector.name,
                 "counts_as": collector.counts_as(),
                 "description": description_of(collector),
-                "configured": collector.is_configured(),
+                "configured": is_configured(collector),
                 "looked_for": [str(place) for place in collector.looked_for()],
                 "last_success": iso(success.get(collector.name)),
                 "last_run": iso(run.started_at if run else None),

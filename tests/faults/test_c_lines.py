@@ -335,7 +335,10 @@ def test_c13_half_characters_in_every_text_can_be_stored(log: Path, tmp_path: Pa
         "service_tier": half,
         "speed": half,
         "inference_geo": half,
-        "iterations": [{"type": half, "model": half, "output_tokens": 3}],
+        "iterations": [
+            {"type": half, "output_tokens": 7},
+            {"type": "compaction", "model": half, "output_tokens": 3},
+        ],
     }
     message = {"id": half, "model": half, "usage": usage}
     log.write_bytes(
