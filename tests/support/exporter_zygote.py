@@ -16,12 +16,15 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
+# How long a mutant stays where a kill does harm: the real moment is too short to be hit each time.
+MOMENT = 0.1
 
 
 class Zygote:
@@ -134,6 +137,7 @@ def _two_transactions() -> None:
 
     def wrong(self: Ledger, collector: str, source: Any, batch: Batch) -> Any:
         right(self, collector, source, Batch(cursor=batch.cursor))
+        time.sleep(MOMENT)
         return right(self, collector, source, Batch(points=batch.points, is_checked=True))
 
     Ledger.commit = wrong  # type: ignore[method-assign]
@@ -149,6 +153,7 @@ def _clear_first() -> None:
         rows = right(self, target, limit, now)
         if rows:
             self.acknowledge(target, rows, now)
+            time.sleep(MOMENT)
         return rows
 
     Outbox.due = wrong  # type: ignore[method-assign]
