@@ -25,7 +25,7 @@ from collectors.ledger.backup import backup, is_due
 from collectors.ledger.checks import passes
 from collectors.ledger.files import open_reader
 from collectors.ledger.guard import GuardedLedger, GuardedOutbox
-from collectors.ledger.prune import prune
+from collectors.ledger.prune import Pruned, prune
 from collectors.ledger.store import Ledger, Stored
 from collectors.ledger.thread import LedgerThread
 from collectors.names import canonical
@@ -74,6 +74,7 @@ class Exporter:
             clean=program.redaction.clean,
         )
         self.writer: InfluxWriter | None = None
+        self.target_key = ("", "", "")  # what the ledger knows the writer's target by
         self._log = structlog.get_logger()
         self._changes = 0
         self._checked_at = float("-inf")
@@ -98,6 +99,7 @@ class Exporter:
             return
         from collectors.outputs.influx import InfluxWriter
 
+        self.target_key = (target.address, target.org, target.bucket)
         self.writer = InfluxWriter(
             target,
             GuardedOutbox(self.ledger),
@@ -207,7 +209,12 @@ class Exporter:
         if not days:
             return
         before_ms = int((now - timedelta(days=days)).timestamp() * 1000)
-        done = await self.thread.run(self.ledger.run, lambda ledger: prune(ledger, before_ms))
+
+        def fold(ledger: Ledger) -> Pruned:
+            target = ledger.outbox.find_target(*self.target_key)
+            return prune(ledger, before_ms, target=target)
+
+        done = await self.thread.run(self.ledger.run, fold)
         if done.records:
             self._log.info("detail.folded", records=done.records, became=done.became)
 
@@ -310,7 +317,7 @@ class StatusPublisher:
             always = [Part(ALL, canonical(program.host), "")]
             self._spend = spend_status(ledger.db, now, program.calendar, always)
             self._spend_of = state_of_spend
-        target = ledger.outbox.any_target()
+        target = ledger.outbox.find_target(*exporter.target_key)
         state = ExporterState(
             pending=ledger.outbox.pending(target) if target else 0,
             dead_letters=ledger.outbox.dead_count(target) if target else 0,

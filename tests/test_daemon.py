@@ -397,3 +397,16 @@ async def test_the_backup_of_the_day_is_made_once_and_not_by_a_clock_nobody_trus
     assert not in_1970
     assert len(made) == 1
     assert json.dumps(made).count("20260310T1200") == 1
+
+
+async def test_what_waits_is_that_of_the_target_that_is_set_not_of_the_last_new_one(
+    tmp_path: Path,
+) -> None:
+    async with exporter(tmp_path, settings={"INFLUXDB_URL": "http://127.0.0.1:1"}) as it:
+        it.connect()
+        own = it.ledger.ledger.outbox.target(*it.target_key)
+        other = it.ledger.ledger.outbox.target("http://127.0.0.1:2", "o", "b")
+
+        found = it.ledger.ledger.outbox.find_target(*it.target_key)
+
+        assert found == own != other

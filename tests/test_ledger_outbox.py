@@ -54,3 +54,12 @@ def test_refusals_for_one_target_are_not_another_targets(ledger: Ledger) -> None
 
     assert len(ledger.outbox.due(second, 100, NOW.timestamp())) == len(rows)
     assert ledger.outbox.dead_count(second) == 0
+
+
+def test_a_target_is_found_by_its_own_address_after_others_came(ledger: Ledger) -> None:
+    first = ledger.outbox.target("http://x", "o", "b")
+    second = ledger.outbox.target("http://y", "o", "b")
+
+    assert ledger.outbox.find_target("http://x", "o", "b") == first
+    assert ledger.outbox.find_target("http://y", "o", "b") == second
+    assert ledger.outbox.find_target("http://z", "o", "b") == 0

@@ -161,11 +161,9 @@ class Outbox:
     def target(self, url: str, org: str, bucket: str) -> int:
         """The number of a target; a new one is owed the whole history."""
         key = (url, org, bucket)
-        row = self._db.execute(
-            "SELECT id FROM target WHERE url=? AND org=? AND bucket=?", key
-        ).fetchone()
-        if row:
-            return int(row[0])
+        found = self.find_target(*key)
+        if found:
+            return found
         self._db.execute("BEGIN IMMEDIATE")
         try:
             cursor = self._db.execute("INSERT INTO target(url, org, bucket) VALUES(?,?,?)", key)
@@ -177,10 +175,12 @@ class Outbox:
             raise
         return number
 
-    def any_target(self) -> int:
-        """The target registered last; 0 when there is none."""
-        row = self._db.execute("SELECT coalesce(max(id), 0) FROM target").fetchone()
-        return int(row[0])
+    def find_target(self, url: str, org: str, bucket: str) -> int:
+        """The number of a target that was registered; 0 when it was not."""
+        row = self._db.execute(
+            "SELECT id FROM target WHERE url=? AND org=? AND bucket=?", (url, org, bucket)
+        ).fetchone()
+        return int(row[0]) if row else 0
 
     def replay(self) -> int:
         """Owe every target everything again; return how many points are dirty now."""
