@@ -95,6 +95,8 @@ class BaseCollector(Generic[O]):
     is_local: ClassVar[bool] = False  # reads this machine: polled every LOCAL_INTERVAL
     billing: ClassVar[Billing] = Billing.METERED  # what its records are when they do not say
 
+    expected = 0  # files the run under way will read, where that is known; for a progress bar
+
     _named: ClassVar[bool] = False  # whether a class of this line chose its name itself
 
     def __init_subclass__(cls, **arguments: Any) -> None:

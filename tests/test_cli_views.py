@@ -75,6 +75,29 @@ def test_a_collector_that_cannot_be_made_is_a_problem_not_a_crash(
     assert len(found["rows"]) >= 2
 
 
+def test_a_collector_that_cannot_say_whether_it_is_set_up_ends_no_command(
+    installation: Installation, tmp_path: Path
+) -> None:
+    (tmp_path / "broken_plugin.py").write_text(
+        "from collectors.base import BaseCollector\n"
+        "class BrokenCollector(BaseCollector):\n"
+        "    name = 'broken'\n"
+        "    def is_configured(self):\n"
+        "        raise RuntimeError('no such thing')\n"
+    )
+    environ = {
+        "COLLECTORS_EXTRA": "broken_plugin:BrokenCollector",
+        "PYTHONPATH": f"{installation.environ['PYTHONPATH']}:{tmp_path}",
+    }
+
+    rows = {r["collector"]: r for r in installation.json("providers", **environ)["rows"]}
+    checked = installation.run("check", **environ)
+
+    assert rows["broken"]["configured"] is True
+    assert checked.returncode == 0, checked.stderr
+    assert "broken" in checked.stdout
+
+
 # -- burn -----------------------------------------------------------------------------------------
 
 
@@ -101,7 +124,7 @@ def test_burn_is_per_hour_and_per_day_of_each_window(installation: Installation)
     assert day["cost_usd_per_hour"] == pytest.approx(0.0055)
     assert week["total_tokens"] == 242_000
     assert week["cost_usd_per_day"] == pytest.approx((0.132 + 0.75) / 7)
-    assert week["window"] == "last_7_days"
+    assert week["window"] == "last_168_hours"
 
 
 def test_burn_is_printed_for_people_and_programs(installation: Installation) -> None:
@@ -111,7 +134,7 @@ def test_burn_is_printed_for_people_and_programs(installation: Installation) -> 
     found = installation.json("burn", "--no-collect")
 
     assert [line.split("  ")[0] for line in done.stdout.splitlines()[2:]] == [
-        "last hour", "last 24 hours", "last 7 days",
+        "last hour", "last 24 hours", "last 168 hours",
     ]  # fmt: skip
     assert [row["hours"] for row in found["rows"]] == [1, 24, 168]
 

@@ -100,6 +100,7 @@ class JsonlCollector(BaseCollector[O]):
     async def read(self, cursor: Mapping[str, Any]) -> AsyncIterator[Batch]:
         listing = await asyncio.to_thread(self.listing)
         work = self.changed(listing, cursor)
+        self.expected = len(work)
         if listing.unreadable and not listing.files:
             raise SourceUnavailableError(
                 f"{listing.unreadable[0]} cannot be read", "let this user read the folder"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -89,6 +89,14 @@ class Light:
             note(
                 f"tokendash: {who} writes this ledger and takes in what is new; newest data: {age}"
             )
+
+
+def iso(epoch_seconds: float | None, timespec: str = "seconds") -> str | None:
+    """A moment in UTC as programs read it."""
+    if epoch_seconds is None:
+        return None
+    moment = datetime.fromtimestamp(epoch_seconds, UTC)
+    return moment.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def ago(seconds: float, *, exact: bool = False) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -79,13 +80,20 @@ def backup(
         raise SettingsError(f"{target} exists already", "name a new file")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(target.parent, os.W_OK | os.X_OK)
     except OSError as error:
         raise SettingsError(
             f"the folder {target.parent} cannot be made: {error.strerror}", "name another place"
         ) from None
-    with closing(open_reader(program.places.ledger)) as db:
-        copy = write_copy(db, program.places.ledger, target.parent, now=program.clock())
-    copy.rename(target)
+    if not is_writable:
+        raise SettingsError(f"{target.parent} cannot be written by this user", "name another place")
+    with (
+        closing(open_reader(program.places.ledger)) as db,
+        # In a folder of its own, a copy that fails leaves nothing, and none is taken for another.
+        TemporaryDirectory(prefix=".tokendash-", dir=target.parent) as folder,
+    ):
+        copy = write_copy(db, program.places.ledger, Path(folder), now=program.clock())
+        copy.rename(target)
     out(f"{target}, {target.stat().st_size:,} bytes, verified")
 
 

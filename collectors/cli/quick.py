@@ -10,14 +10,14 @@ import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from collectors import __version__
 from collectors.cli import tables
 from collectors.cli.console import guarded, has_colour, out, out_json, visible
-from collectors.cli.light import Light, ago
+from collectors.cli.light import Light, ago, iso
 from collectors.cli.tables import Cell, Column, Table
 from collectors.clock import Clock, system_clock
 from collectors.ledger import glance
@@ -188,7 +188,7 @@ def _as_json(status: Status) -> dict[str, Any]:
         "ledger": str(status.ledger),
         "db_bytes": status.db_bytes,
         "tz": status.zone,
-        "timestamp": _iso(status.now.timestamp()),
+        "timestamp": iso(status.now.timestamp()),
         "periods": {name: glance.fields(sums) for name, sums in status.periods.items()},
         "top_models_today": [
             {
@@ -200,13 +200,13 @@ def _as_json(status: Status) -> dict[str, Any]:
             for model in status.models
         ],
         "sources": [
-            {"source": source, "last_data": _iso(start), "age_s": round(status.age(start))}
+            {"source": source, "last_data": iso(start), "age_s": round(status.age(start))}
             for source, start in status.data.items()
         ],
         "collectors": [
             {
                 "collector": run.collector,
-                "last_run": _iso(run.started_at),
+                "last_run": iso(run.started_at),
                 "error": run.error,
                 "hint": run.hint,
             }
@@ -217,11 +217,6 @@ def _as_json(status: Status) -> dict[str, Any]:
         "unpriced_tokens": status.unpriced,
         "hints": status.hints,
     }
-
-
-def _iso(epoch_seconds: float) -> str:
-    moment = datetime.fromtimestamp(epoch_seconds, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 # -- for people -----------------------------------------------------------------------------------
@@ -329,7 +324,7 @@ def _source_rows(status: Status) -> list[list[Cell]]:
             state = ""
         else:
             age = ago(status.age(run.started_at), exact=True)
-            state = f"failed {age}" if run.error else f"last change {age}"
+            state = f"failed {age}" if run.error else f"last read {age}"
         rows.append(
             [tables.name(source), Cell(f"newest data {ago(status.age(start))}"), Cell(state)]
         )

@@ -7,13 +7,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from collectors.cli import tables
 from collectors.cli.console import UsageError, out, out_json, visible
-from collectors.cli.light import Light
+from collectors.cli.light import Light, iso
 from collectors.cli.tables import NAME, Cell, Column, Table
 from collectors.clock import Clock, system_clock
 from collectors.ledger import reports
@@ -213,18 +213,13 @@ def _sessions(request: Request, found: list[reports.Session], light: Light) -> A
             "session": session.session,
             "project": session.project,
             "branch": session.branch,
-            "first_timestamp": _iso(session.first_ms),
-            "last_timestamp": _iso(session.last_ms),
+            "first_timestamp": iso(session.first_ms / 1000, "milliseconds"),
+            "last_timestamp": iso(session.last_ms / 1000, "milliseconds"),
             **session.usage.fields(),
         }
         for session in found
     ]
     return Answer(request, rows, totals, lambda: _sessions_table(found, totals, request, light))
-
-
-def _iso(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,13 +11,13 @@ import tempfile
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from collectors import __version__
 from collectors.cli import tables
-from collectors.cli.console import note, out
+from collectors.cli.console import note, out, visible
 from collectors.cli.quick import periods_table
 from collectors.composition import Program
 from collectors.daemon import Exporter, Outcome, exit_code_of, opened, stop_on_signals
@@ -27,6 +27,9 @@ from collectors.ledger.files import WriterLock, open_reader
 from collectors.ledger.guard import GuardedOutbox
 from collectors.ledger.store import Stored
 from collectors.logs import configure_logs, guard_process
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 EXIT_COLLECTOR, EXIT_TARGET = 3, 4
 
@@ -172,14 +175,15 @@ async def _collect_once(program: Program) -> Outcome:
 
 
 class _Progress:
-    """A bar over the bytes of the logs to be read; on a terminal only."""
+    """A bar over the files to be read, with the records found in them; on a terminal only."""
 
     def __init__(self, program: Program) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+        self._collectors = {collector.name: collector for collector in program.registry.collectors}
+        self._line = Progress(
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[records]:,} records"),
             TimeElapsedColumn(),
@@ -187,18 +191,20 @@ class _Progress:
             transient=True,
         )
         self._records: dict[str, int] = {}
-        self._tasks: dict[str, Any] = {}
-        self._bar.start()
-        del program
+        self._tasks: dict[str, TaskID] = {}
+        self._line.start()
 
     def note(self, name: str, stored: Stored) -> None:
+        """Count one stored batch of a collector."""
         if name not in self._tasks:
-            self._tasks[name] = self._bar.add_task(name, total=None, records=0)
+            total = self._collectors[name].expected or None
+            self._tasks[name] = self._line.add_task(visible(name), total=total, records=0)
         self._records[name] = self._records.get(name, 0) + stored.points
-        self._bar.update(self._tasks[name], records=self._records[name])
+        self._line.update(self._tasks[name], advance=stored.files, records=self._records[name])
 
     def close(self) -> None:
-        self._bar.stop()
+        """Take the bar away."""
+        self._line.stop()
 
 
 def print_summary(program: Program, db: sqlite3.Connection) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -14,7 +14,7 @@ import typer
 from collectors.base import AnyCollector
 from collectors.cli import quick, tables
 from collectors.cli.console import out, out_json, visible
-from collectors.cli.light import Light, ago
+from collectors.cli.light import Light, ago, iso
 from collectors.cli.options import present
 from collectors.cli.reports import meanings_in, money_cells
 from collectors.cli.tables import LOUD, NAME, TEXT, Cell, Column, Table
@@ -29,7 +29,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object")]
 NoCollect = Annotated[
     bool, typer.Option("--no-collect", help="Only read the ledger; take in nothing new first")
 ]
-WINDOWS: Final = {"last hour": 1, "last 24 hours": 24, "last 7 days": 24 * 7}
+# Hours up to now; "last 7 days" elsewhere means local days, of which today is one.
+WINDOWS: Final = {"last hour": 1, "last 24 hours": 24, "last 168 hours": 168}
 _HOUR = 3600
 
 
@@ -59,14 +60,6 @@ def reading(light: Light) -> Iterator[sqlite3.Connection | None]:
         return
     with contextlib.closing(light.open()) as db:
         yield db
-
-
-def iso(epoch_seconds: float | None) -> str | None:
-    """A moment in UTC, to the second."""
-    if epoch_seconds is None:
-        return None
-    moment = datetime.fromtimestamp(epoch_seconds, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 # -- providers ------------------------------------------------------------------------------------
@@ -156,7 +149,7 @@ def description_of(collector: AnyCollector) -> str:
 
 
 def burn(context: typer.Context, as_json: Json = False, no_collect: NoCollect = False) -> int:
-    """Show spend and tokens per hour and per day: the last hour, 24 hours and 7 days."""
+    """Show spend and tokens per hour and per day: the last hour, 24 and 168 hours."""
     light = Light(context.obj)
     if not no_collect:
         light.refresh()

@@ -212,7 +212,7 @@ class GuardedLedger:
 
         Killed in between, the cursor has not moved: all is read again, keys make it harmless.
         """
-        stored = Stored(points=len(batch.points), skipped=batch.skipped)
+        stored = Stored(points=len(batch.points), skipped=batch.skipped, files=len(batch.cursor))
         refusals = list(batch.refusals)
         todo: list[Sequence[Point]] = [batch.points]
         while todo:

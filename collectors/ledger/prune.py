@@ -91,8 +91,8 @@ def prune(
     if unsent and not drops_unsent:
         raise LedgerError(
             f"{unsent} points older than the cut have not reached InfluxDB yet",
-            "let the exporter catch up first, or fold them all the same: their days are sent"
-            " in token_usage_daily",
+            "let the exporter send them first, or fold them as well: `tokendash prune"
+            " --fold-unsent` (their days are sent in token_usage_daily)",
         )
     accounts = _accounts(ledger.db)
     days = records = became = 0

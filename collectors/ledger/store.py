@@ -122,6 +122,7 @@ class Stored:
     points: int = 0
     changed: int = 0
     skipped: int = 0
+    files: int = 0  # entries of the cursor that moved: for a log reader, files that were read
 
 
 @dataclass
@@ -327,7 +328,7 @@ class Ledger:
         Raises:
             LedgerError: two points of one window share a key; nothing was stored.
         """
-        stored = Stored(points=len(batch.points), skipped=batch.skipped)
+        stored = Stored(points=len(batch.points), skipped=batch.skipped, files=len(batch.cursor))
         usage: list[TokenUsagePoint] = []
         refusals = list(batch.refusals)
         latest_ms = latest_event_ms(from_ms(int(self.clock() * 1000)))
